@@ -1,0 +1,204 @@
+/* Sluice: inference for language models without attention, or with little of it.
+ *
+ *     sl_error err;
+ *     sl_model *model;
+ *     sl_session *session;
+ *     if (sl_model_open("bridge.slu", &model, &err) != SL_OK) { puts(err.text); return 1; }
+ *     sl_session_params params = sl_session_params_default();
+ *     if (sl_session_create(model, &params, &session, &err) != SL_OK) { puts(err.text); return 1; }
+ *
+ *     int32_t tokens[64];
+ *     size_t n;
+ *     sl_tokenize(model, "Once upon a time", 16, SL_TOKENIZE_SPECIAL, tokens, 64, &n, &err);
+ *     sl_run run = { .slot = 0, .tokens = tokens, .n_token = n, .logits = SL_LOGITS_LAST };
+ *     sl_session_eval(session, &run, 1, &err);
+ *     const float *logits = sl_slot_logits(session, 0);      // [n_vocab], after the last token
+ *
+ * The whole program is tests/unit/example.c.
+ *
+ * Conventions. Every function that can fail returns sl_status and fills *err (which may be NULL): one
+ * line, no control characters. Objects are created by *_open or *_create and released by *_close or
+ * *_destroy, which accept NULL. A model is immutable and may serve any number of sessions from any
+ * threads; one session is used by one thread at a time. Strings are bytes with a length unless said
+ * otherwise. All sizes are in elements unless the name ends in _bytes.
+ */
+#ifndef SLUICE_H
+#define SLUICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SLUICE_VERSION "0.1.0"
+
+#if defined(_WIN32)
+#define SL_API
+#else
+#define SL_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- errors ------------------------------------------------------------------------------------- */
+
+typedef enum sl_status {
+    SL_OK = 0,
+    SL_E_ARG = -1,         /* a caller's argument is out of its documented range */
+    SL_E_MEMORY = -2,      /* out of memory; the text says what was needed */
+    SL_E_IO = -3,          /* a file could not be read or written */
+    SL_E_FORMAT = -4,      /* a file's content is not what its format allows */
+    SL_E_UNSUPPORTED = -5, /* valid, but not supported by this build or model */
+    SL_E_STATE = -6        /* a state does not belong to this model, or is damaged */
+} sl_status;
+
+typedef struct sl_error {
+    sl_status code;
+    char text[600]; /* one line, NUL-terminated, without a program name or newline */
+} sl_error;
+
+/* "0.1.0". */
+SL_API const char *sl_version(void);
+/* A short name of a status code, never NULL. */
+SL_API const char *sl_status_text(sl_status status);
+
+/* ---- model -------------------------------------------------------------------------------------- */
+
+typedef struct sl_model sl_model;
+typedef struct sl_session sl_session;
+
+typedef struct sl_model_info {
+    const char *architecture; /* "bridge", "llama", ...; owned by the model, like every pointer here */
+    const char *type;         /* element type of the matrices: "f32", "f16", "bf16", "q8", "q4" */
+    size_t n_vocab, n_layer, width;
+    uint64_t n_param;         /* elements of all stored tensors */
+    uint64_t weight_bytes;
+    uint64_t state_bytes;     /* fixed recurrent state of one sequence */
+    uint64_t kv_token_bytes;  /* growth per token of one sequence; 0 for models without attention */
+    size_t max_context;       /* 0: no limit */
+    bool has_tokenizer, has_router;
+    int32_t bos;              /* -1: none */
+    const int32_t *eos;       /* [n_eos] */
+    size_t n_eos;
+} sl_model_info;
+
+/* Maps and validates the weight file at path. Checksums of tensor data are not read (sluice verify does). */
+SL_API sl_status sl_model_open(const char *path, sl_model **out, sl_error *err);
+SL_API void sl_model_close(sl_model *model);
+SL_API void sl_model_get_info(const sl_model *model, sl_model_info *info);
+
+/* ---- text --------------------------------------------------------------------------------------- */
+
+enum { SL_TOKENIZE_SPECIAL = 1 }; /* special tokens written out in the text become their ids */
+
+/* Any bytes, also invalid UTF-8, to token ids; nothing is added. Writes at most cap ids and sets
+ * *n_token to the number there are (call with cap 0 to ask). SL_E_UNSUPPORTED: no tokenizer. */
+SL_API sl_status sl_tokenize(const sl_model *model, const void *text, size_t n_bytes, unsigned flags,
+                             int32_t *tokens, size_t cap, size_t *n_token, sl_error *err);
+/* The bytes of one token, owned by the model; NULL for an id out of range or without a tokenizer. */
+SL_API const void *sl_token_bytes(const sl_model *model, int32_t token, size_t *n_bytes);
+/* True for control tokens such as <|endoftext|>, which generated text does not show. */
+SL_API bool sl_token_is_special(const sl_model *model, int32_t token);
+
+typedef struct sl_message {
+    const char *role;    /* "system", "user" or "assistant" */
+    const char *content; /* [n_content] bytes; special tokens in it stay plain text */
+    size_t n_content;
+} sl_message;
+
+/* Token ids of a conversation in the model's chat format. first: the conversation begins here (a begin
+ * token is added where the format has one). answer: append the opening of the assistant's turn.
+ * tokens, cap, n_token as in sl_tokenize. */
+SL_API sl_status sl_chat_tokenize(const sl_model *model, const sl_message *messages, size_t n_message,
+                                  bool first, bool answer, int32_t *tokens, size_t cap, size_t *n_token,
+                                  sl_error *err);
+
+/* ---- session ------------------------------------------------------------------------------------ */
+
+typedef struct sl_session_params {
+    size_t n_slot;         /* sequences held at once, >= 1 */
+    size_t n_batch;        /* tokens per pass, >= 1; longer runs are split, with the same result */
+    size_t n_thread;       /* 0: one per processor */
+    float route_threshold; /* 0..1 replaces tau in all routed layers; NAN: as stored in the model */
+} sl_session_params;
+
+SL_API sl_session_params sl_session_params_default(void); /* 1 slot, 512 tokens, all processors, NAN */
+SL_API sl_status sl_session_create(const sl_model *model, const sl_session_params *params,
+                                   sl_session **out, sl_error *err);
+SL_API void sl_session_destroy(sl_session *session);
+
+typedef enum sl_logits_rows { SL_LOGITS_NONE, SL_LOGITS_LAST, SL_LOGITS_ALL } sl_logits_rows;
+
+typedef struct sl_run {
+    size_t slot;           /* < n_slot; each slot at most once per call */
+    const int32_t *tokens; /* [n_token], each in 0..n_vocab-1 */
+    size_t n_token;        /* >= 1 */
+    sl_logits_rows logits;
+} sl_run;
+
+/* Advances each run's sequence by its tokens: a ragged batch, prefill and decode alike. The result for a
+ * sequence does not depend on the other runs, on the threads or on how its tokens are cut into calls.
+ * On error no slot has advanced, except SL_E_MEMORY in a growing KV store. Runs with SL_LOGITS_ALL may
+ * have n_batch tokens together. */
+SL_API sl_status sl_session_eval(sl_session *session, const sl_run *runs, size_t n_run, sl_error *err);
+
+/* [n_vocab] logits after the slot's last token; NULL if they were not asked for. Valid until the next
+ * call that changes the slot. */
+SL_API const float *sl_slot_logits(const sl_session *session, size_t slot);
+/* [n_vocab] logits of token t of a run of the last sl_session_eval that asked for SL_LOGITS_ALL. */
+SL_API const float *sl_run_logits(const sl_session *session, size_t run, size_t t);
+
+/* ---- state: what a sequence has become ---------------------------------------------------------- */
+
+/* Tokens seen so far; sl_slot_tokens gives them (owned by the session, valid until the slot changes). */
+SL_API uint64_t sl_slot_position(const sl_session *session, size_t slot);
+SL_API const int32_t *sl_slot_tokens(const sl_session *session, size_t slot, size_t *n_token);
+/* Back to the empty sequence. */
+SL_API void sl_slot_reset(sl_session *session, size_t slot);
+/* dst becomes a copy of src, which stays as it is. */
+SL_API sl_status sl_slot_fork(sl_session *session, size_t src, size_t dst, sl_error *err);
+/* Keeps a checkpoint of the slot as it stands, for sl_slot_rewind; at most 64 per slot, the oldest goes. */
+SL_API sl_status sl_slot_mark(sl_session *session, size_t slot, sl_error *err);
+/* Back to the state after the first n_token tokens: from the nearest checkpoint, the rest computed again;
+ * bit for bit what it was. Logits are those after token n_token. */
+SL_API sl_status sl_slot_rewind(sl_session *session, size_t slot, uint64_t n_token, sl_error *err);
+
+/* A state as bytes: versioned, checksummed, bound to the model; layout in docs/format.md. It carries the
+ * tokens and the last logits, so that a loaded session goes on bit for bit. */
+SL_API uint64_t sl_state_bytes(const sl_session *session, size_t slot);
+SL_API sl_status sl_state_save(const sl_session *session, size_t slot, void *data, uint64_t n_bytes,
+                               sl_error *err);
+/* A damaged, cut, longer or foreign state is refused (SL_E_STATE) and the slot stays as it was. */
+SL_API sl_status sl_state_load(sl_session *session, size_t slot, const void *data, uint64_t n_bytes,
+                               sl_error *err);
+/* The same with a file; saving writes a temporary name, syncs and renames. */
+SL_API sl_status sl_state_save_file(const sl_session *session, size_t slot, const char *path, sl_error *err);
+SL_API sl_status sl_state_load_file(sl_session *session, size_t slot, const char *path, sl_error *err);
+
+/* ---- sampling ----------------------------------------------------------------------------------- */
+
+typedef struct sl_sampler_params {
+    float temperature;    /* 0: greedy */
+    int32_t top_k;        /* 0: off */
+    float top_p, min_p;   /* 1 and 0: off */
+    float repeat_penalty; /* 1: off; divides positive and multiplies negative logits */
+    int32_t repeat_last_n; /* tokens it looks back; 0: off, -1: all */
+    uint64_t seed;
+} sl_sampler_params;
+
+typedef struct sl_sampler sl_sampler;
+
+SL_API sl_sampler_params sl_sampler_params_default(void); /* 0.8, 40, 0.95, 0.05, 1.1, 64, seed 0 */
+SL_API sl_status sl_sampler_create(const sl_sampler_params *params, size_t n_vocab, sl_sampler **out,
+                                   sl_error *err);
+SL_API void sl_sampler_destroy(sl_sampler *sampler);
+/* Tells the sampler of a token that is now in the text (prompt or generated), for the repeat penalty. */
+SL_API void sl_sampler_accept(sl_sampler *sampler, int32_t token);
+/* Draws a token from logits [n_vocab]; the same seed and history give the same token. Does not accept it. */
+SL_API int32_t sl_sampler_sample(sl_sampler *sampler, const float *logits);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,63 @@
+/* What an architecture is: hyperparameters read from metadata, the tensors they ask for, and the graph.
+ * One file per architecture, one line in models.def. */
+#ifndef SL_MODELS_ARCH_H
+#define SL_MODELS_ARCH_H
+
+#include "base/meta.h"
+#include "kernels/types.h"
+
+struct sl_graph;
+struct sl_weights;
+
+/* How a tensor is stored when a model is written with --type T. */
+typedef enum sl_tensor_class {
+    SL_TENSOR_MATRIX, /* T */
+    SL_TENSOR_EMBED,  /* T, but q8 for q4: embedding and head keep more bits */
+    SL_TENSOR_SMALL,  /* as SL_TENSOR_EMBED: small matrices (gates) */
+    SL_TENSOR_KEEP    /* always f32 */
+} sl_tensor_class;
+
+enum { SL_MAX_DIM = 4, SL_MAX_NAME = 96, SL_MAX_LAYER = 1024 };
+
+/* A tensor's name and shape, outermost first as in PyTorch; rows (of the last dimension) are what types.h
+ * lays out. */
+typedef struct sl_tensor_spec {
+    char name[SL_MAX_NAME];
+    uint32_t n_dim;
+    uint64_t shape[SL_MAX_DIM]; /* each in 1..2^31-1 */
+    sl_tensor_class class_;
+} sl_tensor_spec;
+
+typedef struct sl_schema { sl_tensor_spec *specs; size_t n, cap; } sl_schema;
+
+/* Appends a tensor; shape has n_dim entries. False: out of memory. name is printf-formatted with layer. */
+bool sl_schema_add(sl_schema *schema, sl_tensor_class class_, uint32_t n_dim, const uint64_t *shape,
+                   const char *name_format, size_t layer);
+void sl_schema_release(sl_schema *schema);
+
+/* The element type a tensor of this class is stored in for a model of this type. */
+sl_type sl_class_type(sl_tensor_class class_, sl_type model_type);
+uint64_t sl_spec_rows(const sl_tensor_spec *spec);  /* product of all but the last dimension */
+uint64_t sl_spec_width(const sl_tensor_spec *spec); /* the last dimension */
+/* Bytes of the whole tensor in that type; false: does not fit in 63 bits. */
+bool sl_spec_bytes(const sl_tensor_spec *spec, sl_type type, uint64_t *bytes);
+
+typedef struct sl_arch {
+    const char *model_type; /* as in config.json */
+    size_t hyper_bytes;     /* of the architecture's own struct */
+    /* Reads and checks every hyperparameter; fills *hyper. Errors name the key. */
+    sl_status (*hyper)(const sl_meta *meta, void *hyper, sl_error *err);
+    /* All tensors of a checkpoint with these hyperparameters; nothing else may be in it. */
+    sl_status (*schema)(const void *hyper, sl_schema *schema, sl_error *err);
+    /* Emits the graph over the weights. */
+    sl_status (*build)(const void *hyper, const struct sl_weights *weights, struct sl_graph *graph, sl_error *err);
+} sl_arch;
+
+/* NULL: unknown. */
+const sl_arch *sl_arch_find(const char *model_type);
+/* "bridge, llama, mistral, ..." for messages. */
+const char *sl_arch_names(void);
+/* Reads "model_type" from meta; an absent or unknown one is an error that lists the known. */
+sl_status sl_arch_of(const sl_meta *meta, const sl_arch **arch, sl_error *err);
+
+#endif

@@ -1,0 +1,98 @@
+/* The command line: commands, their flags, and what they share. Only this room prints, exits or reads argv.
+ *
+ * A command declares its flags in a table; sl_args_parse fills the variables and reports misuse. Every
+ * error is one line "sluice: ..." on stderr. Exit codes: 0 good, 1 failed, 2 misuse, 130 interrupted. */
+#ifndef SL_CLI_CLI_H
+#define SL_CLI_CLI_H
+
+#include <stdio.h>
+
+#include "base/mem.h"
+
+enum { SL_EXIT_OK = 0, SL_EXIT_FAILED = 1, SL_EXIT_MISUSE = 2, SL_EXIT_INTERRUPTED = 130 };
+
+typedef enum sl_arg_type {
+    SL_ARG_FLAG,    /* bool *: no value */
+    SL_ARG_TEXT,    /* const char **: any text */
+    SL_ARG_INT,     /* int64_t *, within min..max */
+    SL_ARG_FLOAT,   /* double *: finite, within min..max */
+    SL_ARG_SEED,    /* uint64_t *: 0..2^64-1, or -1 for a random one */
+    SL_ARG_TYPE,    /* sl_type *: f32 f16 bf16 q8 q4 */
+    SL_ARG_LIST,    /* sl_int_list *: comma list of integers within min..max */
+    SL_ARG_TEXTS    /* sl_text_list *: the flag may be given again */
+} sl_arg_type;
+
+typedef struct sl_int_list { int64_t v[64]; size_t n; } sl_int_list;
+typedef struct sl_text_list { const char *v[64]; size_t n; } sl_text_list;
+
+typedef struct sl_arg {
+    const char *flags;  /* "-n, --n-predict" : one or two spellings */
+    const char *value;  /* "N": shown in help; NULL for flags */
+    sl_arg_type type;
+    void *out;
+    double min, max;    /* for INT, FLOAT, LIST */
+    const char *help;   /* one line */
+    bool *given;        /* set when the flag was there; may be NULL */
+} sl_arg;
+
+typedef struct sl_command {
+    const char *name;
+    const char *usage;   /* "sluice convert FOLDER OUT.slu [flags]" */
+    const char *summary; /* one line */
+    int (*run)(int argc, char **argv); /* argv[0] is the command's name; returns the exit code */
+} sl_command;
+
+/* Parses argv[1..]; positional arguments go to positional[] (exactly n_min to n_max of them). "--" ends the
+ * flags; "--flag=value" is "--flag value". Returns -1 to go on, else the exit code to leave with: 0 after
+ * --help (printed to stdout), 2 after a misuse (reported). */
+int sl_args_parse(int argc, char **argv, const sl_command *command, const sl_arg *args, size_t n_arg,
+                  const char **positional, size_t n_min, size_t n_max, size_t *n_positional);
+
+/* One line "sluice: ..." on stderr, cleaned and cut like every error; returns the exit code given. */
+int sl_report(int code, const char *fmt, ...) SL_PRINTF(2, 3);
+int sl_report_error(const sl_error *err); /* returns SL_EXIT_FAILED */
+
+/* stdout, checked: false after reporting a failed write (a closed pipe ends the program quietly with code 0
+ * semantics of the shell: SIGPIPE's default action). */
+bool sl_out(const void *data, size_t n_bytes);
+bool sl_out_flush(void);
+
+/* A progress line on stderr, drawn only when stderr is a terminal, erased by sl_progress_end. */
+typedef struct sl_progress { const char *what, *unit; double start, last; bool shown; } sl_progress;
+void sl_progress_begin(sl_progress *progress, const char *what, const char *unit);
+void sl_progress_update(sl_progress *progress, uint64_t done, uint64_t all);
+void sl_progress_end(sl_progress *progress);
+
+/* Ctrl-C: sl_interrupt_install makes SIGINT (and SIGTERM) set a flag; a second SIGINT kills. */
+void sl_interrupt_install(void);
+bool sl_interrupted(void);
+void sl_interrupt_clear(void);
+
+/* Flags that several commands share, as values with the same defaults everywhere. */
+typedef struct sl_common {
+    const char *model;      /* -m; NULL: the shipped Bridge */
+    int64_t n_thread, n_batch;
+    double route_threshold; /* NAN: as stored */
+    double temperature, top_p, min_p, repeat_penalty;
+    int64_t top_k, repeat_last_n, n_predict;
+    uint64_t seed;
+    sl_text_list stop;
+    bool ignore_eos;
+} sl_common;
+void sl_common_init(sl_common *common);
+/* Appends the shared flags to args (space for 20): model and session flags; sampling and generation flags too
+ * if sampling. Returns the new count. */
+size_t sl_common_args(sl_common *common, bool sampling, sl_arg *args, size_t n);
+sl_sampler_params sl_common_sampler(const sl_common *common);
+/* Opens the model (-m, or the shipped one: SLUICE_MODEL, then models/demo/bridge*.slu beside or above the
+ * program, then the installed share folder) and creates a session with n_slot. Reports errors; false: failed. */
+bool sl_common_open_model(const sl_common *common, sl_model **model);
+bool sl_common_open(const sl_common *common, size_t n_slot, sl_model **model, sl_session **session);
+/* Comma or space separated token ids, as in "1,2,3"; reports errors. *tokens is malloc'd. */
+bool sl_parse_tokens(const char *text, size_t n_bytes, size_t n_vocab, int32_t **tokens, size_t *n);
+
+/* The commands, each in cmd_<name>.c; main.c lists them. */
+extern const sl_command sl_cmd_generate, sl_cmd_chat, sl_cmd_batch, sl_cmd_bench, sl_cmd_tokenize, sl_cmd_logits,
+    sl_cmd_perplexity, sl_cmd_convert, sl_cmd_quantize, sl_cmd_info, sl_cmd_verify;
+
+#endif

@@ -1,0 +1,35 @@
+/* The only door to the operating system: mapping, pages, clock, atomic replacement of files, memory in use.
+ * Threads belong to the CPU backend (OpenMP). */
+#ifndef SL_OS_OS_H
+#define SL_OS_OS_H
+
+#include "base/error.h"
+
+typedef struct sl_os_map { const void *data; uint64_t size; } sl_os_map;
+/* Maps a regular file read-only. Refuses folders, devices, pipes and empty files by name. */
+sl_status sl_os_map_file(sl_os_map *map, const char *path, sl_error *err);
+void sl_os_unmap(sl_os_map *map);
+
+/* Zeroed anonymous pages, huge where the system grants them; touched on use only. NULL: none. */
+void *sl_os_pages(uint64_t n_bytes);
+void sl_os_pages_free(void *p, uint64_t n_bytes);
+
+/* A file being written under a temporary name beside path. commit syncs file and folder and renames;
+ * abort (also after a failed commit) removes it. Killed in between, path is as it was. */
+typedef struct sl_os_out { int fd; char *path, *temp; } sl_os_out;
+sl_status sl_os_out_open(sl_os_out *out, const char *path, sl_error *err);
+sl_status sl_os_out_write(sl_os_out *out, const void *data, uint64_t n_bytes, sl_error *err);
+sl_status sl_os_out_pwrite(sl_os_out *out, const void *data, uint64_t n_bytes, uint64_t offset, sl_error *err);
+sl_status sl_os_out_commit(sl_os_out *out, sl_error *err);
+void sl_os_out_abort(sl_os_out *out);
+
+/* The whole of a regular file or pipe (at most max_bytes) as malloc'd bytes, NUL-terminated besides. */
+sl_status sl_os_read_file(const char *path, uint64_t max_bytes, char **data, size_t *n_bytes, sl_error *err);
+
+double sl_os_seconds(void);         /* monotonic clock */
+uint64_t sl_os_peak_rss(void);      /* bytes; 0: unknown */
+size_t sl_os_processors(void);      /* usable by this process */
+/* Folder of the running program with a trailing '/', malloc'd; NULL: unknown. */
+char *sl_os_program_folder(void);
+
+#endif

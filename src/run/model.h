@@ -1,0 +1,32 @@
+/* A model in memory: weights (mapped from a file or made), hyperparameters, graph, tokenizer. */
+#ifndef SL_RUN_MODEL_H
+#define SL_RUN_MODEL_H
+
+#include "file/slu.h"
+#include "graph/graph.h"
+#include "text/chat.h"
+
+struct sl_model {
+    sl_slu slu;              /* the file, if any */
+    void *owned;             /* data of a made model, from sl_os_pages */
+    uint64_t owned_bytes;
+    const sl_arch *arch;
+    void *hyper;
+    sl_weights weights;
+    sl_graph graph;
+    sl_tokenizer *tokenizer; /* NULL: none */
+    sl_chat_kind chat;
+    const char *chat_template; /* or NULL */
+    sl_type type;
+    int32_t bos, eos[16];
+    size_t n_eos, n_vocab, n_layer, width, max_context;
+    uint64_t n_param, fingerprint;
+};
+
+/* A model made in memory from metadata (as a config.json would give): init fills rows of f32 values for one
+ * tensor; they are packed into the type its class asks for. For bench. */
+typedef void (*sl_tensor_init)(void *arg, const sl_tensor_spec *spec, uint64_t row, float *values);
+sl_status sl_model_make(const sl_meta *meta, sl_type type, sl_tensor_init init, void *arg, sl_model **out,
+                        sl_error *err);
+
+#endif
