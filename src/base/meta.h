@@ -22,6 +22,8 @@ typedef struct sl_meta_entry {
     } v;
 } sl_meta_entry;
 
+enum { SL_META_MAX = 4096 }; /* entries; keys are found by a linear search */
+
 typedef struct sl_meta { sl_meta_entry *entries; size_t n, cap; } sl_meta;
 
 void sl_meta_release(sl_meta *meta);
