@@ -13,7 +13,7 @@ struct sl_weights;
 typedef enum sl_tensor_class {
     SL_TENSOR_MATRIX, /* T */
     SL_TENSOR_EMBED,  /* T, but q8 for q4: embedding and head keep more bits */
-    SL_TENSOR_SMALL,  /* as SL_TENSOR_EMBED: small matrices (gates) */
+    SL_TENSOR_SMALL,  /* T, but f16 for q8 and q4: small matrices (gates) */
     SL_TENSOR_KEEP    /* always f32 */
 } sl_tensor_class;
 
@@ -37,6 +37,8 @@ void sl_schema_release(sl_schema *schema);
 
 /* The element type a tensor of this class is stored in for a model of this type. */
 sl_type sl_class_type(sl_tensor_class class_, sl_type model_type);
+/* Whether a file may store a tensor of this class in this type: KEEP is f32, SMALL is not quantised. */
+bool sl_class_allows(sl_tensor_class class_, sl_type type);
 uint64_t sl_spec_rows(const sl_tensor_spec *spec);  /* product of all but the last dimension */
 uint64_t sl_spec_width(const sl_tensor_spec *spec); /* the last dimension */
 /* Bytes of the whole tensor in that type; false: does not fit in 63 bits. */

@@ -1,0 +1,91 @@
+/* What all architectures share: the list of them, schemas, and token ids in metadata. */
+#include "models/arch.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+#define SL_MODEL(name, arch) extern const sl_arch arch;
+#include "models/models.def"
+#undef SL_MODEL
+
+static const struct { const char *name; const sl_arch *arch; } models[] = {
+#define SL_MODEL(name, arch) { name, &arch },
+#include "models/models.def"
+#undef SL_MODEL
+};
+
+enum { N_MODEL = sizeof models / sizeof models[0] };
+
+const sl_arch *sl_arch_find(const char *model_type) {
+    for (size_t i = 0; i < N_MODEL; i++)
+        if (!strcmp(models[i].name, model_type)) return models[i].arch;
+    return NULL;
+}
+
+#define SL_MODEL(name, arch) ", " name
+static const char all_names[] =
+#include "models/models.def"
+    ;
+#undef SL_MODEL
+
+const char *sl_arch_names(void) { return all_names + 2; }
+
+sl_status sl_arch_of(const sl_meta *meta, const sl_arch **arch, sl_error *err) {
+    const char *type = NULL;
+    sl_name_buf buf;
+    SL_TRY(sl_meta_text(meta, "model_type", true, &type, err));
+    *arch = sl_arch_find(type);
+    if (*arch) return SL_OK;
+    return sl_fail(err, SL_E_UNSUPPORTED, "model_type \"%s\" is not known; expected one of %s", sl_name(type, &buf),
+                   sl_arch_names());
+}
+
+bool sl_schema_add(sl_schema *schema, sl_tensor_class class_, uint32_t n_dim, const uint64_t *shape,
+                   const char *name_format, size_t layer) {
+    if (!sl_grow((void **)&schema->specs, &schema->cap, schema->n + 1, sizeof *schema->specs)) return false;
+    sl_tensor_spec *spec = &schema->specs[schema->n++];
+    memset(spec, 0, sizeof *spec);
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+    snprintf(spec->name, sizeof spec->name, name_format, layer);
+#pragma GCC diagnostic pop
+    spec->n_dim = n_dim;
+    spec->class_ = class_;
+    memcpy(spec->shape, shape, n_dim * sizeof *shape);
+    return true;
+}
+
+void sl_schema_release(sl_schema *schema) {
+    free(schema->specs);
+    *schema = (sl_schema){ 0 };
+}
+
+sl_type sl_class_type(sl_tensor_class class_, sl_type model_type) {
+    if (class_ == SL_TENSOR_KEEP) return SL_F32;
+    if (class_ == SL_TENSOR_SMALL && (model_type == SL_Q8 || model_type == SL_Q4)) return SL_F16;
+    if (class_ == SL_TENSOR_EMBED && model_type == SL_Q4) return SL_Q8;
+    return model_type;
+}
+
+bool sl_class_allows(sl_tensor_class class_, sl_type type) {
+    if (class_ == SL_TENSOR_KEEP) return type == SL_F32;
+    return class_ != SL_TENSOR_SMALL || (type != SL_Q8 && type != SL_Q4);
+}
+
+uint64_t sl_spec_width(const sl_tensor_spec *spec) { return spec->shape[spec->n_dim - 1]; }
+
+uint64_t sl_spec_rows(const sl_tensor_spec *spec) {
+    uint64_t n = 1;
+    for (uint32_t i = 0; i + 1 < spec->n_dim; i++)
+        if (!sl_mul(n, spec->shape[i], &n)) return UINT64_MAX;
+    return n;
+}
+
+bool sl_spec_bytes(const sl_tensor_spec *spec, sl_type type, uint64_t *bytes) {
+    uint64_t rows = sl_spec_rows(spec);
+    return rows != UINT64_MAX && sl_mul(rows, sl_row_bytes(type, sl_spec_width(spec)), bytes) &&
+           *bytes <= INT64_MAX;
+}
