@@ -9,6 +9,19 @@ typedef struct sl_os_map { const void *data; uint64_t size; } sl_os_map;
 /* Maps a regular file read-only. Refuses folders, devices, pipes and empty files by name. */
 sl_status sl_os_map_file(sl_os_map *map, const char *path, sl_error *err);
 void sl_os_unmap(sl_os_map *map);
+/* Lets the system take back the pages of a range that was read; they come again when touched. */
+void sl_os_map_drop(const void *data, uint64_t n_bytes);
+
+/* A regular file read by position, for data that need not stay in memory. close accepts a zeroed struct. */
+typedef struct sl_os_in { int fd; uint64_t size; bool open; } sl_os_in;
+sl_status sl_os_in_open(sl_os_in *in, const char *path, sl_error *err);
+sl_status sl_os_in_read(const sl_os_in *in, void *data, uint64_t n_bytes, uint64_t offset, sl_error *err);
+void sl_os_in_close(sl_os_in *in);
+
+/* What a path names, links followed. */
+typedef enum sl_os_kind { SL_OS_NOTHING, SL_OS_FILE, SL_OS_FOLDER, SL_OS_OTHER } sl_os_kind;
+sl_os_kind sl_os_kind_of(const char *path);
+bool sl_os_same_file(const char *a, const char *b); /* false if either is missing */
 
 /* Zeroed anonymous pages, huge where the system grants them; touched on use only. NULL: none. */
 void *sl_os_pages(uint64_t n_bytes);
