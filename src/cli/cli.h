@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "base/mem.h"
+#include "run/stream.h"
 
 enum { SL_EXIT_OK = 0, SL_EXIT_FAILED = 1, SL_EXIT_MISUSE = 2, SL_EXIT_INTERRUPTED = 130 };
 
@@ -56,6 +57,14 @@ int sl_report_error(const sl_error *err); /* returns SL_EXIT_FAILED */
  * semantics of the shell: SIGPIPE's default action). */
 bool sl_out(const void *data, size_t n_bytes);
 bool sl_out_flush(void);
+/* A formatted line of a report on stderr: statistics, what a chat command did. Never used on failure. */
+void sl_note(const char *fmt, ...) SL_PRINTF(1, 2);
+bool sl_stdin_is_terminal(void);
+bool sl_stdout_is_terminal(void);
+bool sl_stderr_is_terminal(void);
+/* All bytes of a file, of standard input for "-" or NULL; reports errors. *data is malloc'd and
+ * NUL-terminated besides. */
+bool sl_read_input(const char *path, char **data, size_t *n_bytes);
 
 /* A progress line on stderr, drawn only when stderr is a terminal, erased by sl_progress_end. */
 typedef struct sl_progress { const char *what, *unit; double start, last; bool shown; } sl_progress;
@@ -63,9 +72,11 @@ void sl_progress_begin(sl_progress *progress, const char *what, const char *unit
 void sl_progress_update(sl_progress *progress, uint64_t done, uint64_t all);
 void sl_progress_end(sl_progress *progress);
 
-/* Ctrl-C: sl_interrupt_install makes SIGINT (and SIGTERM) set a flag; a second SIGINT kills. */
+/* Ctrl-C: sl_interrupt_install makes SIGINT (and SIGTERM) set a flag; a second signal kills. System calls
+ * are restarted, except waiting (poll). */
 void sl_interrupt_install(void);
 bool sl_interrupted(void);
+bool sl_terminated(void); /* interrupted by SIGTERM: not only the answer but the program is to end */
 void sl_interrupt_clear(void);
 
 /* Flags that several commands share, as values with the same defaults everywhere. */
@@ -84,12 +95,21 @@ void sl_common_init(sl_common *common);
  * if sampling. Returns the new count. */
 size_t sl_common_args(sl_common *common, bool sampling, sl_arg *args, size_t n);
 sl_sampler_params sl_common_sampler(const sl_common *common);
+/* The --stop texts for an sl_stream; stops has space for 64. Returns how many. */
+size_t sl_common_stops(const sl_common *common, sl_stop *stops);
+/* -n as sl_stream's max_token. */
+size_t sl_common_max_token(const sl_common *common);
 /* Opens the model (-m, or the shipped one: SLUICE_MODEL, then models/demo/bridge*.slu beside or above the
  * program, then the installed share folder) and creates a session with n_slot. Reports errors; false: failed. */
 bool sl_common_open_model(const sl_common *common, sl_model **model);
 bool sl_common_open(const sl_common *common, size_t n_slot, sl_model **model, sl_session **session);
 /* Comma or space separated token ids, as in "1,2,3"; reports errors. *tokens is malloc'd. */
 bool sl_parse_tokens(const char *text, size_t n_bytes, size_t n_vocab, int32_t **tokens, size_t *n);
+/* What generate and batch feed for a prompt of any bytes: the begin token if the model has one (and the text
+ * does not begin with it), then the text with special tokens written out in it as their ids. Never empty: an
+ * empty prompt is the begin token, else the end token, which separates documents. *tokens is malloc'd. */
+sl_status sl_prompt_tokens(const sl_model *model, const void *text, size_t n_bytes, int32_t **tokens, size_t *n,
+                           sl_error *err);
 
 /* The commands, each in cmd_<name>.c; main.c lists them. */
 extern const sl_command sl_cmd_generate, sl_cmd_chat, sl_cmd_batch, sl_cmd_bench, sl_cmd_tokenize, sl_cmd_logits,

@@ -1,0 +1,224 @@
+/* Flags that several commands share; finding and opening the model; prompts and ids as tokens. */
+#define _POSIX_C_SOURCE 200809L
+
+#include <ctype.h>
+#include <glob.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "os/os.h"
+
+/* ---- flags -------------------------------------------------------------------------------------- */
+
+void sl_common_init(sl_common *common) {
+    sl_sampler_params sampler = sl_sampler_params_default();
+    sl_session_params session = sl_session_params_default();
+    *common = (sl_common){
+        .n_thread = 0,
+        .n_batch = (int64_t)session.n_batch,
+        .route_threshold = NAN,
+        .temperature = (double)sampler.temperature,
+        .top_k = sampler.top_k,
+        .top_p = (double)sampler.top_p,
+        .min_p = (double)sampler.min_p,
+        .repeat_penalty = (double)sampler.repeat_penalty,
+        .repeat_last_n = sampler.repeat_last_n,
+        .n_predict = 256,
+        .seed = sampler.seed,
+    };
+}
+
+size_t sl_common_args(sl_common *common, bool sampling, sl_arg *args, size_t n) {
+    sl_common *c = common;
+    const sl_arg session[] = {
+        { "-m, --model", "FILE", SL_ARG_TEXT, &c->model, 0, 0, "model file (the shipped Bridge)", NULL },
+        { "-t, --threads", "N", SL_ARG_INT, &c->n_thread, 1, 1024, "threads (one per processor)", NULL },
+        { "-b, --batch-size", "N", SL_ARG_INT, &c->n_batch, 1, 65536, "tokens per pass (512)", NULL },
+        { "--route-threshold", "X", SL_ARG_FLOAT, &c->route_threshold, 0, 1,
+          "0..1 replaces tau in every routed layer; 0: all deep, 1: all light (as stored in the model)", NULL },
+    };
+    const sl_arg sample[] = {
+        { "-n, --n-predict", "N", SL_ARG_INT, &c->n_predict, -1, INT32_MAX,
+          "tokens to generate; -1: until the model ends (256)", NULL },
+        { "-s, --seed", "N", SL_ARG_SEED, &c->seed, 0, 0, "seed of the sampling; -1: a random one (0)", NULL },
+        { "--temp", "X", SL_ARG_FLOAT, &c->temperature, 0, 100,
+          "temperature; 0: always the likeliest token (0.8)", NULL },
+        { "--top-k", "N", SL_ARG_INT, &c->top_k, 0, INT32_MAX,
+          "only the N likeliest tokens; 0: off (40)", NULL },
+        { "--top-p", "X", SL_ARG_FLOAT, &c->top_p, 0, 1,
+          "only the likeliest tokens that together reach X; 1: off (0.95)", NULL },
+        { "--min-p", "X", SL_ARG_FLOAT, &c->min_p, 0, 1,
+          "only tokens at least X times as likely as the likeliest; 0: off (0.05)", NULL },
+        { "--repeat-penalty", "X", SL_ARG_FLOAT, &c->repeat_penalty, 0.01, 100,
+          "makes recent tokens less likely; 1: off (1.1)", NULL },
+        { "--repeat-last-n", "N", SL_ARG_INT, &c->repeat_last_n, -1, INT32_MAX,
+          "tokens the penalty looks back; 0: off, -1: all (64)", NULL },
+        { "--stop", "TEXT", SL_ARG_TEXTS, &c->stop, 0, 0, "end before this text; may be given again", NULL },
+        { "--ignore-eos", NULL, SL_ARG_FLAG, &c->ignore_eos, 0, 0, "go on after the model's end token", NULL },
+    };
+    memcpy(args + n, session, sizeof session);
+    n += sizeof session / sizeof *session;
+    if (!sampling) return n;
+    memcpy(args + n, sample, sizeof sample);
+    return n + sizeof sample / sizeof *sample;
+}
+
+sl_sampler_params sl_common_sampler(const sl_common *common) {
+    return (sl_sampler_params){
+        .temperature = (float)common->temperature,
+        .top_k = (int32_t)common->top_k,
+        .top_p = (float)common->top_p,
+        .min_p = (float)common->min_p,
+        .repeat_penalty = (float)common->repeat_penalty,
+        .repeat_last_n = (int32_t)common->repeat_last_n,
+        .seed = common->seed,
+    };
+}
+
+size_t sl_common_stops(const sl_common *common, sl_stop *stops) {
+    for (size_t i = 0; i < common->stop.n; i++)
+        stops[i] = (sl_stop){ common->stop.v[i], strlen(common->stop.v[i]) };
+    return common->stop.n;
+}
+
+size_t sl_common_max_token(const sl_common *common) {
+    return common->n_predict < 0 ? SIZE_MAX : (size_t)common->n_predict;
+}
+
+/* ---- the model ---------------------------------------------------------------------------------- */
+
+/* The demo model of a folder: bridge.slu, else the first bridge*.slu by name; malloc'd, NULL: none there. */
+static char *find_demo(const char *folder, const char *below) {
+    char pattern[4096];
+    int len = snprintf(pattern, sizeof pattern, "%s%s/bridge*.slu", folder, below);
+    if (len < 0 || len >= (int)sizeof pattern) return NULL;
+    glob_t found;
+    char *path = NULL;
+    if (glob(pattern, GLOB_NOSORT, NULL, &found) == 0) {
+        const char *best = found.gl_pathv[0];
+        for (size_t i = 1; i < found.gl_pathc; i++) {
+            const char *p = found.gl_pathv[i];
+            size_t n = strlen(p), best_n = strlen(best); /* bridge.slu is the shortest of all */
+            if (n < best_n || (n == best_n && strcmp(p, best) < 0)) best = p;
+        }
+        path = strdup(best);
+    }
+    globfree(&found);
+    return path;
+}
+
+/* Beside the program, then the folders above it (a build folder lies in the source tree), then where
+ * cmake --install puts the models, then the source tree that this program was built from. */
+static char *default_model(void) {
+    static const char *const below[] = { "models/demo", "../models/demo", "../../models/demo",
+                                         "../../../models/demo", "../share/sluice/demo" };
+    char *folder = sl_os_program_folder(), *path = NULL;
+    for (size_t i = 0; folder && !path && i < sizeof below / sizeof *below; i++)
+        path = find_demo(folder, below[i]);
+    free(folder);
+    if (!path) path = find_demo(SL_INSTALLED_MODELS, "");
+    if (!path) path = find_demo(SL_SOURCE_MODELS, "");
+    return path;
+}
+
+bool sl_common_open_model(const sl_common *common, sl_model **model) {
+    const char *path = common->model ? common->model : getenv("SLUICE_MODEL");
+    char *found = NULL;
+    if (!path || !*path) path = common->model ? path : (found = default_model());
+    if (!path) {
+        sl_report(SL_EXIT_FAILED, "no models/demo/bridge*.slu found near the program (expected -m FILE)");
+        return false;
+    }
+    sl_error err;
+    sl_status status = sl_model_open(path, model, &err);
+    free(found);
+    if (status != SL_OK) sl_report_error(&err);
+    return status == SL_OK;
+}
+
+bool sl_common_open(const sl_common *common, size_t n_slot, sl_model **model, sl_session **session) {
+    if (!sl_common_open_model(common, model)) return false;
+    sl_session_params params = sl_session_params_default();
+    params.n_slot = n_slot;
+    params.n_batch = (size_t)common->n_batch;
+    params.n_thread = (size_t)common->n_thread;
+    params.route_threshold = (float)common->route_threshold;
+    sl_error err;
+    if (sl_session_create(*model, &params, session, &err) == SL_OK) return true;
+    sl_report_error(&err);
+    sl_model_close(*model);
+    *model = NULL;
+    return false;
+}
+
+/* ---- tokens ------------------------------------------------------------------------------------- */
+
+static bool is_separator(char c) { return c == ',' || c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
+
+/* One id of n digits. Ids have at most ten digits, leading zeros aside. */
+static bool parse_id(const char *text, size_t n, size_t n_vocab, int32_t *id) {
+    uint64_t value = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!isdigit((unsigned char)text[i])) return false;
+        value = value * 10 + (uint64_t)(text[i] - '0');
+        if (value >= n_vocab || value > INT32_MAX) return false;
+    }
+    *id = (int32_t)value;
+    return n > 0;
+}
+
+bool sl_parse_tokens(const char *text, size_t n_bytes, size_t n_vocab, int32_t **tokens, size_t *n) {
+    size_t cap = 0, i = 0;
+    *tokens = NULL;
+    *n = 0;
+    for (;;) {
+        while (i < n_bytes && is_separator(text[i])) i++;
+        if (i == n_bytes) return true;
+        size_t start = i;
+        while (i < n_bytes && !is_separator(text[i])) i++;
+        int32_t id;
+        sl_name_buf name;
+        if (!parse_id(text + start, i - start, n_vocab, &id)) {
+            sl_report(SL_EXIT_FAILED, "token id '%s' is not in the vocabulary (expected an integer in 0..%zu)",
+                      sl_name_escape(text + start, i - start, &name), n_vocab - 1);
+            break;
+        }
+        if (!sl_grow((void **)tokens, &cap, *n + 1, sizeof **tokens)) {
+            sl_report(SL_EXIT_FAILED, "out of memory for %zu token ids", *n + 1);
+            break;
+        }
+        (*tokens)[(*n)++] = id;
+    }
+    free(*tokens);
+    *tokens = NULL;
+    return false;
+}
+
+sl_status sl_prompt_tokens(const sl_model *model, const void *text, size_t n_bytes, int32_t **tokens, size_t *n,
+                           sl_error *err) {
+    sl_model_info info;
+    sl_model_get_info(model, &info);
+    *tokens = NULL;
+    *n = 0;
+    size_t n_text = 0;
+    if (n_bytes) SL_TRY(sl_tokenize(model, text, n_bytes, SL_TOKENIZE_SPECIAL, NULL, 0, &n_text, err));
+    int32_t first = info.bos >= 0 ? info.bos : info.n_eos ? info.eos[0] : -1;
+    if (!n_text && first < 0)
+        return sl_fail(err, SL_E_ARG, "the prompt is empty and the model has neither a begin nor an end token");
+    int32_t *ids = malloc((n_text + 1) * sizeof *ids);
+    if (!ids) return sl_fail(err, SL_E_MEMORY, "out of memory: %zu prompt tokens", n_text + 1);
+    ids[0] = first;
+    sl_status status = SL_OK;
+    if (n_text) status = sl_tokenize(model, text, n_bytes, SL_TOKENIZE_SPECIAL, ids + 1, n_text, &n_text, err);
+    if (status != SL_OK) {
+        free(ids);
+        return status;
+    }
+    if (n_text && (info.bos < 0 || ids[1] == info.bos)) memmove(ids, ids + 1, n_text * sizeof *ids);
+    else n_text++;
+    *tokens = ids;
+    *n = n_text;
+    return SL_OK;
+}
