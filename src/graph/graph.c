@@ -284,6 +284,7 @@ int32_t sl_graph_attention(sl_graph *g, int32_t q, int32_t k, int32_t v, size_t 
                            size_t head_dim, size_t window) {
     const sl_attention p = { n_head, n_kv_head, head_dim, window, g->n_kv++ };
     g->kv_width = n_kv_head * head_dim;
+    g->kv_head_dim = head_dim;
     sl_node *store = add_node(g, SL_OP_KV_STORE, SL_ALL);
     store->in[0] = k;
     store->in[1] = v;
@@ -310,30 +311,42 @@ static void find_lifetimes(sl_graph *g) {
     }
 }
 
-/* First fit: each value takes the lowest place free for its whole life. Row counts of all domains are at
- * most the batch's, so places are planned in bytes per batch token. */
-static void place_values(sl_graph *g) {
+/* Moves v up past every living value it overlaps, until it overlaps none. */
+static void place_value(const sl_graph *g, sl_value *v, const size_t *living, size_t n_living) {
+    for (bool moved = true; moved;) {
+        moved = false;
+        for (size_t j = 0; j < n_living; j++) {
+            const sl_value *o = &g->values[living[j]];
+            if (o->offset_rows + o->row_bytes <= v->offset_rows || v->offset_rows + v->row_bytes <= o->offset_rows)
+                continue;
+            v->offset_rows = o->offset_rows + o->row_bytes;
+            moved = true;
+        }
+    }
+}
+
+/* First fit: each value takes the lowest place free for its whole life. Values are numbered in the order
+ * of their first nodes. Row counts of all domains are at most the batch's, so places are planned in bytes
+ * per batch token. False: out of memory. */
+static bool place_values(sl_graph *g) {
+    size_t n_living = 0, *living = malloc((g->n_value + 1) * sizeof *living);
+    if (!living) return false;
     for (size_t i = 0; i < g->n_value; i++) {
         sl_value *v = &g->values[i];
-        for (bool moved = true; moved;) {
-            moved = false;
-            for (size_t j = 0; j < i; j++) {
-                const sl_value *o = &g->values[j];
-                bool apart = o->last < v->first || v->last < o->first ||
-                             o->offset_rows + o->row_bytes <= v->offset_rows ||
-                             v->offset_rows + v->row_bytes <= o->offset_rows;
-                if (apart) continue;
-                v->offset_rows = o->offset_rows + o->row_bytes;
-                moved = true;
-            }
-        }
+        size_t kept = 0;
+        for (size_t j = 0; j < n_living; j++)
+            if (g->values[living[j]].last >= v->first) living[kept++] = living[j];
+        n_living = kept;
+        place_value(g, v, living, n_living);
+        living[n_living++] = i;
         g->arena_bytes = sl_max(g->arena_bytes, v->offset_rows + v->row_bytes);
     }
+    free(living);
+    return true;
 }
 
 sl_status sl_graph_finish(sl_graph *g, sl_error *err) {
     if (g->failed) return sl_fail(err, SL_E_MEMORY, "out of memory for the graph of %zu nodes", g->n_node);
     find_lifetimes(g);
-    place_values(g);
-    return SL_OK;
+    return place_values(g) ? SL_OK : sl_fail(err, SL_E_MEMORY, "out of memory for the plan of %zu values", g->n_value);
 }

@@ -1,0 +1,66 @@
+/* Level 1 of the dispatch: what a device does for a session. One struct of functions per device; the CPU's
+ * is sl_backend_cpu. A device owns the recurrent state of all slots (one slab), their growing KV stores and
+ * the memory of the graph's values; a session owns everything else. */
+#ifndef SL_BACKEND_BACKEND_H
+#define SL_BACKEND_BACKEND_H
+
+#include "graph/graph.h"
+
+typedef struct sl_device sl_device; /* each backend has its own */
+
+typedef struct sl_device_params {
+    size_t n_slot, n_batch, n_thread; /* n_thread 0: all processors */
+    bool kv_f16;                      /* KV elements are f16 instead of f32 */
+} sl_device_params;
+
+/* A run of tokens of one slot inside a batch. */
+typedef struct sl_batch_run {
+    size_t slot, start, n_tok; /* rows start .. start + n_tok - 1 of the batch */
+    uint64_t pos;              /* tokens the slot has seen before */
+} sl_batch_run;
+
+/* One pass: at most n_batch tokens; each slot at most once. */
+typedef struct sl_batch {
+    const int32_t *tokens;   /* [n_tok] */
+    const sl_batch_run *runs;
+    const uint32_t *out_rows; /* [n_out] rows whose logits are wanted, increasing */
+    float *const *out;       /* [n_out] where each goes, [n_vocab] */
+    size_t n_tok, n_run, n_out;
+    float tau;               /* NAN: each router's own */
+} sl_batch;
+
+/* What passes have read and computed, counted, not assumed. */
+typedef struct sl_counters {
+    uint64_t weight_bytes, state_bytes, kv_bytes, flops;
+    uint64_t deep_tokens, routed_tokens; /* over all routed layers */
+    uint64_t passes;
+} sl_counters;
+
+typedef struct sl_backend {
+    const char *name;
+    sl_status (*open)(const sl_graph *graph, const sl_device_params *params, sl_device **out, sl_error *err);
+    void (*close)(sl_device *device);
+    /* Room for n_pos positions in the slot's KV stores; contents stay. */
+    sl_status (*reserve)(sl_device *device, size_t slot, uint64_t n_pos, sl_error *err);
+    /* Runs the graph and advances the states. The KV stores must have been reserved. */
+    void (*execute)(sl_device *device, const sl_batch *batch);
+    void (*reset)(sl_device *device, size_t slot);
+    /* dst gets src's state after n_pos tokens; dst's KV must have been reserved. */
+    void (*copy)(sl_device *device, size_t src, size_t dst, uint64_t n_pos);
+    /* The recurrent state, [graph->state_floats] in the order of graph->states. */
+    void (*read_state)(const sl_device *device, size_t slot, float *out);
+    void (*write_state)(sl_device *device, size_t slot, const float *in);
+    /* The KV store of n_pos positions: [store][k, v][kv head][n_pos][head_dim] elements. */
+    void (*read_kv)(const sl_device *device, size_t slot, uint64_t n_pos, void *out);
+    void (*write_kv)(sl_device *device, size_t slot, uint64_t n_pos, const void *in);
+    sl_counters *(*counters)(sl_device *device); /* the caller may zero them */
+} sl_backend;
+
+extern const sl_backend sl_backend_cpu;
+
+/* Bytes of K and V of all stores per position. */
+static inline uint64_t sl_kv_token_bytes(const sl_graph *graph, bool f16) {
+    return 2 * (uint64_t)graph->n_kv * graph->kv_width * (f16 ? 2 : 4);
+}
+
+#endif

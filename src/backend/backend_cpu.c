@@ -1,0 +1,183 @@
+/* The CPU backend: memory of a device, and passes. The only file with OpenMP: one parallel region per pass,
+ * a barrier after each node. */
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cpu.h"
+#include "base/mem.h"
+#include "os/os.h"
+
+static uint64_t position_bytes(const sl_device *device) { return sl_kv_token_bytes(device->graph, device->kv_f16); }
+
+static void cpu_close(sl_device *device) {
+    if (!device) return;
+    for (size_t i = 0; device->kv && i < device->n_slot; i++)
+        sl_os_pages_free(device->kv[i].data, device->kv[i].cap * position_bytes(device));
+    for (size_t i = 0; device->domains && i < device->graph->n_domain; i++) {
+        free(device->domains[i].index);
+        free(device->domains[i].row_of);
+        free(device->domains[i].rho);
+        free(device->domains[i].run_start);
+    }
+    free(device->domains);
+    free(device->kv);
+    free(device->scratch);
+    sl_os_pages_free(device->arena, device->arena_bytes);
+    sl_os_pages_free(device->states, device->states_bytes);
+    free(device);
+}
+
+static sl_status open_domain(sl_device *device, size_t i, sl_error *err) {
+    sl_domain *d = &device->domains[i];
+    if (i == SL_ALL) return SL_OK;
+    SL_TRY(sl_alloc((void **)&d->index, device->n_batch, sizeof *d->index, "token lists", err));
+    if (i == SL_OUTPUTS) return SL_OK;
+    SL_TRY(sl_alloc((void **)&d->row_of, device->n_batch, sizeof *d->row_of, "token lists", err));
+    SL_TRY(sl_alloc((void **)&d->rho, device->n_batch, sizeof *d->rho, "router weights", err));
+    return sl_alloc((void **)&d->run_start, device->n_slot + 1, sizeof *d->run_start, "token lists", err);
+}
+
+static sl_status pages(void **out, uint64_t a, uint64_t b, uint64_t *bytes, const char *what, sl_error *err) {
+    *out = NULL;
+    if (!sl_mul(a, b, bytes) || !(*out = sl_os_pages(*bytes ? *bytes : 1)))
+        return sl_fail(err, SL_E_MEMORY, "out of memory: %llu x %llu bytes for %s", (unsigned long long)a,
+                       (unsigned long long)b, what);
+    *bytes = *bytes ? *bytes : 1;
+    return SL_OK;
+}
+
+static sl_status open_memory(sl_device *device, sl_error *err) {
+    const sl_graph *g = device->graph;
+    SL_TRY(pages((void **)&device->arena, g->arena_bytes, device->n_batch, &device->arena_bytes, "activations", err));
+    SL_TRY(pages((void **)&device->states, (uint64_t)g->state_floats * sizeof(float), device->n_slot,
+                 &device->states_bytes, "recurrent states", err));
+    SL_TRY(sl_alloc((void **)&device->kv, device->n_slot, sizeof *device->kv, "KV stores", err));
+    SL_TRY(sl_alloc((void **)&device->domains, g->n_domain, sizeof *device->domains, "token lists", err));
+    for (size_t i = 0; i < g->n_domain; i++) SL_TRY(open_domain(device, i, err));
+    device->scratch_bytes = sl_cpu_scratch_bytes(g);
+    return sl_alloc((void **)&device->scratch, device->n_thread, device->scratch_bytes, "scratch", err);
+}
+
+static sl_status cpu_open(const sl_graph *graph, const sl_device_params *params, sl_device **out, sl_error *err) {
+    *out = NULL;
+    const char *bad;
+    unsigned features = sl_cpu_features_allowed(&bad);
+    sl_name_buf buf;
+    if (bad)
+        return sl_fail(err, SL_E_ARG, "SLUICE_CPU is \"%s\", expected ref, avx2 or avx512", sl_name(bad, &buf));
+    sl_device *device;
+    SL_TRY(sl_alloc((void **)&device, 1, sizeof *device, "the device", err));
+    device->graph = graph;
+    device->kernels = sl_kernels_select(features);
+    device->n_slot = params->n_slot;
+    device->n_batch = params->n_batch;
+    device->n_thread = params->n_thread ? params->n_thread : sl_os_processors();
+    device->kv_f16 = params->kv_f16;
+    sl_status status = open_memory(device, err);
+    if (status == SL_OK) *out = device;
+    else cpu_close(device);
+    return status;
+}
+
+/* ---- KV stores ---------------------------------------------------------------------------------- */
+
+/* Rows of n_pos positions, one per store, k or v, and head: their number and bytes. */
+static uint64_t kv_rows(const sl_device *device, uint64_t n_pos, size_t *bytes) {
+    const sl_graph *g = device->graph;
+    *bytes = (size_t)n_pos * g->kv_head_dim * (device->kv_f16 ? 2 : 4);
+    return g->n_kv ? 2 * (uint64_t)g->n_kv * (g->kv_width / g->kv_head_dim) : 0;
+}
+
+/* Copies n_pos positions of every row between stores of different capacity. */
+static void copy_kv(const sl_device *device, uint8_t *to, uint64_t to_cap, const uint8_t *from, uint64_t from_cap,
+                    uint64_t n_pos) {
+    size_t bytes, to_bytes, from_bytes;
+    uint64_t rows = kv_rows(device, n_pos, &bytes);
+    kv_rows(device, to_cap, &to_bytes);
+    kv_rows(device, from_cap, &from_bytes);
+    for (uint64_t i = 0; i < rows && bytes; i++) memcpy(to + i * to_bytes, from + i * from_bytes, bytes);
+}
+
+/* Doubles, so that a growing sequence is copied O(1) times per token. */
+static sl_status cpu_reserve(sl_device *device, size_t slot, uint64_t n_pos, sl_error *err) {
+    sl_kv *kv = &device->kv[slot];
+    uint64_t cap = kv->cap ? 2 * kv->cap : 256, bytes;
+    if (!device->graph->n_kv || n_pos <= kv->cap) return SL_OK;
+    if (n_pos > cap) cap = n_pos;
+    uint8_t *data = sl_mul(cap, position_bytes(device), &bytes) ? sl_os_pages(bytes) : NULL;
+    if (!data)
+        return sl_fail(err, SL_E_MEMORY, "out of memory: %llu x %llu bytes for the KV store of %llu positions",
+                       (unsigned long long)cap, (unsigned long long)position_bytes(device), (unsigned long long)n_pos);
+    copy_kv(device, data, cap, kv->data, kv->cap, kv->cap);
+    sl_os_pages_free(kv->data, kv->cap * position_bytes(device));
+    *kv = (sl_kv){ data, cap };
+    return SL_OK;
+}
+
+static void cpu_read_kv(const sl_device *device, size_t slot, uint64_t n_pos, void *out) {
+    copy_kv(device, out, n_pos, device->kv[slot].data, device->kv[slot].cap, n_pos);
+}
+
+static void cpu_write_kv(sl_device *device, size_t slot, uint64_t n_pos, const void *in) {
+    copy_kv(device, device->kv[slot].data, device->kv[slot].cap, in, n_pos, n_pos);
+}
+
+/* ---- states ------------------------------------------------------------------------------------- */
+
+static float *slot_floats(const sl_device *device, size_t slot) {
+    return device->states + slot * device->graph->state_floats;
+}
+
+static void cpu_reset(sl_device *device, size_t slot) {
+    memset(slot_floats(device, slot), 0, device->graph->state_floats * sizeof(float));
+}
+
+static void cpu_read_state(const sl_device *device, size_t slot, float *out) {
+    memcpy(out, slot_floats(device, slot), device->graph->state_floats * sizeof(float));
+}
+
+static void cpu_write_state(sl_device *device, size_t slot, const float *in) {
+    memcpy(slot_floats(device, slot), in, device->graph->state_floats * sizeof(float));
+}
+
+static void cpu_copy(sl_device *device, size_t src, size_t dst, uint64_t n_pos) {
+    cpu_read_state(device, src, slot_floats(device, dst));
+    copy_kv(device, device->kv[dst].data, device->kv[dst].cap, device->kv[src].data, device->kv[src].cap, n_pos);
+}
+
+/* ---- passes ------------------------------------------------------------------------------------- */
+
+/* Every thread walks all nodes; the row count of a router's domain is settled before any thread passes the
+ * barrier behind the node that splits it. */
+static void run_nodes(sl_pass *pass, size_t thread) {
+    for (size_t i = 0; i < pass->graph->n_node; i++) {
+        const sl_node *node = &pass->graph->nodes[i];
+        if (!pass->device->domains[node->domain].n) continue;
+        if (!thread) sl_cpu_count(pass, node);
+        sl_cpu_nodes[node->op](pass, node, thread);
+#pragma omp barrier
+    }
+}
+
+static void cpu_execute(sl_device *device, const sl_batch *batch) {
+    sl_pass pass = { device, device->graph, &device->kernels, batch, device->n_thread };
+    device->domains[SL_ALL].n = batch->n_tok;
+    device->domains[SL_OUTPUTS].n = batch->n_out;
+    memcpy(device->domains[SL_OUTPUTS].index, batch->out_rows, batch->n_out * sizeof *batch->out_rows);
+    device->counters.passes++;
+#pragma omp parallel num_threads((int)device->n_thread)
+    {
+#pragma omp single
+        pass.n_thread = (size_t)omp_get_num_threads(); /* may be fewer than asked for */
+        run_nodes(&pass, (size_t)omp_get_thread_num());
+    }
+}
+
+static sl_counters *cpu_counters(sl_device *device) { return &device->counters; }
+
+const sl_backend sl_backend_cpu = {
+    .name = "cpu", .open = cpu_open, .close = cpu_close, .reserve = cpu_reserve, .execute = cpu_execute,
+    .reset = cpu_reset, .copy = cpu_copy, .read_state = cpu_read_state, .write_state = cpu_write_state,
+    .read_kv = cpu_read_kv, .write_kv = cpu_write_kv, .counters = cpu_counters,
+};
