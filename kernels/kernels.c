@@ -1,12 +1,7 @@
-#include "kernels/kernels.h"
+/* The table of kernels, filled from kernels.def in its order: reference first, the best last. */
+#include "kernels/prototypes.h"
 
-#include <stdlib.h>
 #include <string.h>
-
-/* Prototypes: each function has the type of its table member. */
-#define SL_KERNEL(member, isa, function) extern __typeof__(*(((sl_kernels *)0)->member)) function;
-#include "kernels/kernels.def"
-#undef SL_KERNEL
 
 sl_kernels sl_kernels_select(unsigned features) {
     sl_kernels table;

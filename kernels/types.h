@@ -38,8 +38,10 @@ bool sl_type_parse(const char *name, sl_type *type);       /* false: unknown */
 
 /* An activation row prepared for q8/q4 products (sl_quant_act_fn): n elements padded with zeros to
  * groups of 64, then
- *   [64 * g] int8 quants, [2 * g] f32 scales (element i is q[i] * scale[i / 32]),
- *   [16 * g] int32: minus the sum of quants 4 j .. 4 j + 3, which removes the offset of unsigned weights. */
+ *   [64 * g] int8 quants,
+ *   [16 * g] int32 sums: minus the sum of 16 quants, four times over (entry i belongs to quants 16 (i / 4) ..
+ *     + 15): what removes the offset of unsigned weights, ready for four rows side by side,
+ *   [2 * g] f32 scales (element i is q[i] * scale[i / 32]), then zeros to a multiple of 64 bytes. */
 static inline size_t sl_act_bytes(size_t n) { return sl_groups(n) * 128 + (sl_groups(n) * 8 + 63) / 64 * 64; }
 /* byte offsets inside such a row; each part starts at a multiple of 64 */
 static inline size_t sl_act_sums_offset(size_t n) { return sl_groups(n) * 64; }
