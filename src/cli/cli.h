@@ -102,9 +102,14 @@ size_t sl_common_max_token(const sl_common *common);
 /* Opens the model (-m, or the shipped one: SLUICE_MODEL, then models/demo/bridge*.slu beside or above the
  * program, then the installed share folder) and creates a session with n_slot. Reports errors; false: failed. */
 bool sl_common_open_model(const sl_common *common, sl_model **model);
+bool sl_common_session(const sl_common *common, size_t n_slot, const sl_model *model, sl_session **session);
 bool sl_common_open(const sl_common *common, size_t n_slot, sl_model **model, sl_session **session);
 /* Comma or space separated token ids, as in "1,2,3"; reports errors. *tokens is malloc'd. */
 bool sl_parse_tokens(const char *text, size_t n_bytes, size_t n_vocab, int32_t **tokens, size_t *n);
+/* Text of any bytes as tokens, special tokens written out in it as their ids, after n_front places that are
+ * left free; *n counts those of the text. *tokens is malloc'd, NULL on failure. */
+sl_status sl_text_tokens(const sl_model *model, const void *text, size_t n_bytes, size_t n_front,
+                         int32_t **tokens, size_t *n, sl_error *err);
 /* What generate and batch feed for a prompt of any bytes: the begin token if the model has one (and the text
  * does not begin with it), then the text with special tokens written out in it as their ids. Never empty: an
  * empty prompt is the begin token, else the end token, which separates documents. *tokens is malloc'd. */

@@ -138,16 +138,21 @@ bool sl_common_open_model(const sl_common *common, sl_model **model) {
     return status == SL_OK;
 }
 
-bool sl_common_open(const sl_common *common, size_t n_slot, sl_model **model, sl_session **session) {
-    if (!sl_common_open_model(common, model)) return false;
+bool sl_common_session(const sl_common *common, size_t n_slot, const sl_model *model, sl_session **session) {
     sl_session_params params = sl_session_params_default();
     params.n_slot = n_slot;
     params.n_batch = (size_t)common->n_batch;
     params.n_thread = (size_t)common->n_thread;
     params.route_threshold = (float)common->route_threshold;
     sl_error err;
-    if (sl_session_create(*model, &params, session, &err) == SL_OK) return true;
+    if (sl_session_create(model, &params, session, &err) == SL_OK) return true;
     sl_report_error(&err);
+    return false;
+}
+
+bool sl_common_open(const sl_common *common, size_t n_slot, sl_model **model, sl_session **session) {
+    if (!sl_common_open_model(common, model)) return false;
+    if (sl_common_session(common, n_slot, *model, session)) return true;
     sl_model_close(*model);
     *model = NULL;
     return false;
@@ -196,29 +201,37 @@ bool sl_parse_tokens(const char *text, size_t n_bytes, size_t n_vocab, int32_t *
     return false;
 }
 
+sl_status sl_text_tokens(const sl_model *model, const void *text, size_t n_bytes, size_t n_front,
+                         int32_t **tokens, size_t *n, sl_error *err) {
+    *tokens = NULL;
+    *n = 0;
+    SL_TRY(sl_tokenize(model, text, n_bytes, SL_TOKENIZE_SPECIAL, NULL, 0, n, err));
+    SL_TRY(sl_alloc((void **)tokens, n_front + *n, sizeof **tokens, "tokens", err));
+    sl_status status = sl_tokenize(model, text, n_bytes, SL_TOKENIZE_SPECIAL, *tokens + n_front, *n, n, err);
+    if (status == SL_OK) return SL_OK;
+    free(*tokens);
+    *tokens = NULL;
+    return status;
+}
+
 sl_status sl_prompt_tokens(const sl_model *model, const void *text, size_t n_bytes, int32_t **tokens, size_t *n,
                            sl_error *err) {
     sl_model_info info;
     sl_model_get_info(model, &info);
     *tokens = NULL;
     *n = 0;
-    size_t n_text = 0;
-    if (n_bytes) SL_TRY(sl_tokenize(model, text, n_bytes, SL_TOKENIZE_SPECIAL, NULL, 0, &n_text, err));
-    int32_t first = info.bos >= 0 ? info.bos : info.n_eos ? info.eos[0] : -1;
-    if (!n_text && first < 0)
-        return sl_fail(err, SL_E_ARG, "the prompt is empty and the model has neither a begin nor an end token");
-    int32_t *ids = malloc((n_text + 1) * sizeof *ids);
-    if (!ids) return sl_fail(err, SL_E_MEMORY, "out of memory: %zu prompt tokens", n_text + 1);
-    ids[0] = first;
-    sl_status status = SL_OK;
-    if (n_text) status = sl_tokenize(model, text, n_bytes, SL_TOKENIZE_SPECIAL, ids + 1, n_text, &n_text, err);
-    if (status != SL_OK) {
-        free(ids);
-        return status;
+    /* An empty prompt is no work for a tokenizer, which the model may lack. */
+    if (n_bytes) SL_TRY(sl_text_tokens(model, text, n_bytes, 1, tokens, n, err));
+    if (!*tokens) SL_TRY(sl_alloc((void **)tokens, 1, sizeof **tokens, "tokens", err));
+    int32_t *ids = *tokens;
+    if (*n && (info.bos < 0 || ids[1] == info.bos)) {
+        memmove(ids, ids + 1, *n * sizeof *ids);
+        return SL_OK;
     }
-    if (n_text && (info.bos < 0 || ids[1] == info.bos)) memmove(ids, ids + 1, n_text * sizeof *ids);
-    else n_text++;
-    *tokens = ids;
-    *n = n_text;
-    return SL_OK;
+    ids[0] = info.bos >= 0 ? info.bos : info.n_eos ? info.eos[0] : -1;
+    *n += 1;
+    if (ids[0] >= 0) return SL_OK;
+    free(*tokens);
+    *tokens = NULL;
+    return sl_fail(err, SL_E_ARG, "the prompt is empty and the model has neither a begin nor an end token");
 }

@@ -11,7 +11,7 @@
 #include "os/os.h"
 
 static const sl_command *const commands[] = {
-    NULL
+    &sl_cmd_generate, &sl_cmd_logits, &sl_cmd_perplexity, NULL
 };
 
 static int print_help(void) {
@@ -53,8 +53,10 @@ static int run(int argc, char **argv) {
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) return print_help();
     const char *bad = NULL;
     sl_cpu_features_allowed(&bad);
-    sl_name_buf buf;
-    if (bad) return sl_report(SL_EXIT_MISUSE, "SLUICE_CPU: '%s' (expected ref, avx2 or avx512)", sl_name(bad, &buf));
+    sl_name_buf name;
+    if (bad)
+        return sl_report(SL_EXIT_MISUSE, "SLUICE_CPU: '%s' (expected ref, avx2 or avx512)",
+                         sl_name(bad, &name));
     if (strcmp(argv[1], "--version") == 0) return print_version();
     for (size_t i = 0; commands[i]; i++)
         if (strcmp(argv[1], commands[i]->name) == 0) return commands[i]->run(argc - 1, argv + 1);

@@ -1,0 +1,56 @@
+#include "run/generate.h"
+
+#include "os/os.h"
+
+static sl_status feed(sl_answer *a, const int32_t *tokens, size_t n, bool last, sl_error *err) {
+    const sl_run run = { a->slot, tokens, n, last ? SL_LOGITS_LAST : SL_LOGITS_NONE };
+    SL_TRY(sl_session_eval(a->session, &run, 1, err));
+    a->n_fed += n;
+    return SL_OK;
+}
+
+/* The end from outside: what the stream holds back becomes ready. */
+static sl_status stop(sl_answer *a) {
+    a->stopped = true;
+    sl_stream_end(a->stream, SL_FINISH_LENGTH);
+    return SL_OK;
+}
+
+static sl_status prefill(sl_answer *a, const int32_t *prompt, size_t n_prompt, sl_error *err) {
+    for (size_t i = 0; i < n_prompt; i++) sl_sampler_accept(a->sampler, prompt[i]);
+    for (size_t i = 0; i < n_prompt;) {
+        size_t n = sl_min(a->n_batch, n_prompt - i);
+        SL_TRY(feed(a, prompt + i, n, i + n == n_prompt, err));
+        i += n;
+        if (!a->step(a->arg, -1)) return stop(a);
+    }
+    return SL_OK;
+}
+
+/* A token that fills the context is still part of the answer: it needs no room of its own. */
+static sl_status decode(sl_answer *a, sl_error *err) {
+    while (a->stream->finish == SL_FINISH_NONE) {
+        int32_t token = sl_sampler_sample(a->sampler, sl_slot_logits(a->session, a->slot));
+        sl_sampler_accept(a->sampler, token);
+        SL_TRY(sl_stream_accept(a->stream, token, err));
+        bool full = a->max_context && sl_slot_position(a->session, a->slot) >= a->max_context;
+        if (full && a->stream->finish == SL_FINISH_NONE) sl_stream_end(a->stream, SL_FINISH_LENGTH);
+        if (!a->step(a->arg, token)) return stop(a);
+        if (a->stream->finish == SL_FINISH_NONE) SL_TRY(feed(a, &token, 1, true, err));
+    }
+    return SL_OK;
+}
+
+sl_status sl_answer_run(sl_answer *answer, const int32_t *prompt, size_t n_prompt, sl_error *err) {
+    uint64_t position = sl_slot_position(answer->session, answer->slot);
+    if (answer->max_context && n_prompt > answer->max_context - sl_min((size_t)position, answer->max_context))
+        return sl_fail(err, SL_E_ARG, "%zu tokens after %llu do not fit the model's context of %zu tokens",
+                       n_prompt, (unsigned long long)position, answer->max_context);
+    double start = sl_os_seconds();
+    if (answer->stream->max_token == 0) sl_stream_end(answer->stream, SL_FINISH_LENGTH);
+    else SL_TRY(prefill(answer, prompt, n_prompt, err));
+    answer->prefill_seconds = sl_os_seconds() - start;
+    SL_TRY(decode(answer, err));
+    answer->decode_seconds = sl_os_seconds() - start - answer->prefill_seconds;
+    return SL_OK;
+}
