@@ -3,8 +3,8 @@
  * once for all of them. f16 blocks are widened into scratch first.
  *
  * A query's result must not depend on what else is in the call: scores are summed lane by lane over head_dim
- * with one fixed tree per key; keys outside the query's own window get the weight 0 and no arithmetic on their
- * values; blocks start at multiples of SL_ATTN_BLOCK whatever the position. */
+ * with one fixed tree per key; keys outside the query's own window get the weight 0 and no arithmetic on
+ * their values; blocks start at multiples of SL_ATTN_BLOCK whatever the position. */
 
 enum { VALUE_BLOCK = 64 / SL_LANES, SCORE_VECTORS = SL_ATTN_BLOCK / SL_LANES };
 

@@ -16,7 +16,8 @@ SL_INLINE float sum_of_squares(const float *x, size_t n) {
     return v_sum(v_add(v_add(sum[0], sum[1]), v_add(sum[2], sum[3])));
 }
 
-void SL_ISA(sl_rmsnorm)(const float *x, const float *w, float *y, size_t n_group, size_t n, size_t w_step, float eps) {
+void SL_ISA(sl_rmsnorm)(const float *x, const float *w, float *y, size_t n_group, size_t n, size_t w_step,
+                        float eps) {
     for (size_t g = 0; g < n_group; g++, x += n, y += n, w += w_step) {
         const vf mean = v_set1(sum_of_squares(x, n) / (float)n + eps);
         const vf scale = v_div(v_set1(1.0f), v_sqrt(mean));

@@ -6,7 +6,8 @@ SL_INLINE void turn(float *lo, float *hi, const float *cos, const float *sin, si
     v_store_n(hi, v_fma(x, s, v_mul(y, c)), n);
 }
 
-void SL_ISA(sl_rope)(float *x, const float *cos, const float *sin, size_t n_head, size_t head_dim, size_t n_rot) {
+void SL_ISA(sl_rope)(float *x, const float *cos, const float *sin, size_t n_head, size_t head_dim,
+                     size_t n_rot) {
     const size_t half = n_rot / 2;
     for (size_t h = 0; h < n_head; h++, x += head_dim) {
         size_t j = 0;

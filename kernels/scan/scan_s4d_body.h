@@ -1,6 +1,6 @@
-/* S4D scan on vectors; lanes are channels. Blocks of 32 channels: their state (8 KiB for 32 poles) and constants
- * (16 KiB) stay in the first level of the cache over the tokens, and two to four sums side by side hide the
- * latency of each. */
+/* S4D scan on vectors; lanes are channels. Blocks of 32 channels: their state (8 KiB for 32 poles) and
+ * constants (16 KiB) stay in the first level of the cache over the tokens, and two to four sums side by side
+ * hide the latency of each. */
 
 enum { S4D_BLOCK = 32 / SL_LANES };
 

@@ -1,7 +1,7 @@
-/* S6 scan of one head on vectors; lanes are channels. A block of four vectors of channels has its y in registers
- * while the rows of the state stream by, from the first level of the cache (16 KiB for 64 x 64) in every token
- * after the first. Per vector of the state: a load, a store, one product and two fused ones, an addition; four
- * y are enough to hide the latency of their sums. Decays as in scan_s6_ref.c. */
+/* S6 scan of one head on vectors; lanes are channels. A block of four vectors of channels has its y in
+ * registers while the rows of the state stream by, from the first level of the cache (16 KiB for 64 x 64) in
+ * every token after the first. Per vector of the state: a load, a store, one product and two fused ones, an
+ * addition; four y are enough to hide the latency of their sums. Decays as in scan_s6_ref.c. */
 
 enum { S6_BLOCK = 4 };
 
@@ -35,7 +35,8 @@ SL_INLINE void s6_channels(const sl_scan_s6_args *a, size_t p, size_t n_vec, siz
 
 void SL_ISA(sl_scan_s6)(const sl_scan_s6_args *a) {
     size_t p = 0;
-    for (; p + S6_BLOCK * SL_LANES <= a->head_dim; p += S6_BLOCK * SL_LANES) s6_channels(a, p, S6_BLOCK, SL_LANES);
+    for (; p + S6_BLOCK * SL_LANES <= a->head_dim; p += S6_BLOCK * SL_LANES)
+        s6_channels(a, p, S6_BLOCK, SL_LANES);
     for (; p + SL_LANES <= a->head_dim; p += SL_LANES) s6_channels(a, p, 1, SL_LANES);
     if (p < a->head_dim) s6_channels(a, p, 1, a->head_dim - p);
 }

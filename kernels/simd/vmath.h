@@ -1,6 +1,7 @@
 /* exp, expm1, log1p and the sigmoid family on vectors, written in the names of simd_avx2.h and simd_avx512.h,
- * which include this file. Measured over every float (tests/check/check_elementwise.c samples it): exp, expm1
- * and log1p within 1 ulp, sigmoid and silu within 2 (see the declarations).
+ * which include this file. Largest errors seen over every 211th float, in ulp of the result, the same in both:
+ * exp 1.01, expm1 1.54, log1p 1.96, sigmoid 2.29, softplus 2.57, silu 3.07. Where e^-|x| is subnormal
+ * (|x| > 87) silu inherits its absolute error, |x| 2^-150.
  *
  * exp and expm1 share x = n log 2 + r, |r| <= log(2) / 2, with log 2 in two parts so that r is exact to an ulp
  * of x, and expm1(r) = r + r^2 q(r). q is the minimax polynomial of degree 4 for the relative error of expm1
@@ -33,7 +34,7 @@ SL_INLINE vf v_exp(vf x) {
     return v_scale2(v_add(v_set1(1.0f), v_expm1_reduced(r)), n);
 }
 
-/* e^x - 1, relatively exact also near 0 (results below 2^-125 excepted), -1 at -infinity; NaN stays.
+/* e^x - 1, relatively accurate also near 0 (results below 2^-125 excepted), -1 at -infinity; NaN stays.
  * With s = 2^(n-1): e^x - 1 = 2 (s expm1(r) + (s - 1/2)); the half keeps n = 128 in range, and for n = 0 the
  * bracket is expm1(r) / 2 with nothing lost. */
 SL_INLINE vf v_expm1(vf x) {
@@ -44,7 +45,7 @@ SL_INLINE vf v_expm1(vf x) {
     return v_add(y, y);
 }
 
-/* log(1 + u) for 0 <= u <= 1, relatively exact near 0. */
+/* log(1 + u) for 0 <= u <= 1, relatively accurate near 0. */
 SL_INLINE vf v_log1p_unit(vf u) {
     const vf s = v_div(u, v_add(u, v_set1(2.0f))), s2 = v_mul(s, s), twice = v_add(s, s);
     vf g = v_set1(0x1.1f015ep-3f);
