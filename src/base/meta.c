@@ -6,8 +6,10 @@
 
 #include "base/mem.h"
 
+static bool is_text(sl_meta_type type) { return type == SL_META_STRING || type == SL_META_JSON; }
+
 static void entry_release(sl_meta_entry *entry) {
-    if (entry->type == SL_META_STRING && entry->v.s)
+    if (is_text(entry->type) && entry->v.s)
         for (size_t i = 0; i < entry->n; i++) free(entry->v.s[i]);
     free(entry->v.i);
     free(entry->key);
@@ -34,7 +36,7 @@ static char *copy_text(const char *text) {
 
 static bool copy_values(sl_meta_entry *entry, const void *values) {
     _Static_assert(sizeof(int64_t) == sizeof(double), "one size for all plain values");
-    if (entry->type != SL_META_STRING) {
+    if (!is_text(entry->type)) {
         entry->v.i = sl_calloc(entry->n, sizeof(int64_t));
         if (entry->v.i && entry->n) memcpy(entry->v.i, values, entry->n * sizeof(int64_t));
         return entry->v.i;
@@ -92,7 +94,8 @@ sl_status sl_meta_set_string(sl_meta *meta, const char *key, const char *value, 
 /* ---- typed access ------------------------------------------------------------------------------- */
 
 static const char *kind_name(const sl_meta_entry *entry) {
-    static const char *const one[] = { "true or false", "an integer", "a fraction", "text" };
+    static const char *const one[] = { "true or false", "an integer", "a fraction", "text",
+                                       "a composed value" };
     return entry->is_list ? "a list" : one[entry->type];
 }
 

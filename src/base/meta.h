@@ -1,12 +1,15 @@
 /* Typed key/value metadata: the hyperparameters of a model under the keys of config.json, whether they
  * came from config.json or from a .slu file. Nested objects are flattened with dots
- * ("rope_scaling.factor"); null values are left out. */
+ * ("rope_scaling.factor") and kept whole besides as JSON text; null values are left out. */
 #ifndef SL_BASE_META_H
 #define SL_BASE_META_H
 
 #include "base/error.h"
 
-typedef enum sl_meta_type { SL_META_BOOL, SL_META_INT, SL_META_FLOAT, SL_META_STRING } sl_meta_type;
+typedef enum sl_meta_type {
+    SL_META_BOOL, SL_META_INT, SL_META_FLOAT, SL_META_STRING,
+    SL_META_JSON /* text of an object or of a list of unlike values: refused by name where a value is asked for */
+} sl_meta_type;
 
 /* One entry: n values of one type; a scalar has is_list false and n 1. Strings are bytes, NUL-terminated
  * besides, without a NUL inside. */
@@ -18,7 +21,7 @@ typedef struct sl_meta_entry {
     union {
         int64_t *i;  /* SL_META_INT, SL_META_BOOL (0, 1) */
         double *f;   /* finite */
-        char **s;
+        char **s;    /* SL_META_STRING, SL_META_JSON */
     } v;
 } sl_meta_entry;
 
@@ -30,7 +33,7 @@ void sl_meta_release(sl_meta *meta);
 const sl_meta_entry *sl_meta_find(const sl_meta *meta, const char *key); /* NULL: absent */
 
 /* Adding copies everything; a key that is there already is an error (SL_E_FORMAT). values: [n] int64_t for
- * bool and int, double, or const char *. */
+ * bool and int, double, or const char * (also for JSON). */
 sl_status sl_meta_add(sl_meta *meta, const char *key, sl_meta_type type, bool is_list, const void *values,
                       size_t n, sl_error *err);
 sl_status sl_meta_set_string(sl_meta *meta, const char *key, const char *value, sl_error *err); /* replaces */

@@ -11,7 +11,7 @@
 #include "kernels/types.h"
 #include "models/arch.h"
 
-enum { SL_SLU_ALIGN = 4096, SL_SLU_VERSION = 1 };
+enum { SL_SLU_ALIGN = 4096, SL_SLU_VERSION = 1, SL_SLU_MAX_TENSOR = 1 << 17, SL_SLU_MAX_META_BYTES = 1 << 26 };
 
 typedef struct sl_slu_tensor {
     char name[SL_MAX_NAME];

@@ -1,0 +1,145 @@
+#include "file/folder_text.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "text/tokenizer.h"
+
+enum { TOKENIZER_MAX_BYTES = 48 << 20, TEMPLATE_MAX_BYTES = 1 << 20, TOKENIZER_CONFIG_MAX_BYTES = 1 << 24 };
+
+/* ---- config ------------------------------------------------------------------------------------- */
+
+/* The metadata of folder/name; *there false and no error if it is absent. */
+static sl_status parse_file(const char *folder, const char *name, sl_meta *meta, bool *there, sl_error *err) {
+    char *json;
+    size_t n;
+    SL_TRY(sl_file_text(folder, name, SL_CONFIG_MAX_BYTES, &json, &n, err));
+    *there = json;
+    if (!json) return SL_OK;
+    sl_status status = sl_config_parse(json, n, meta, err);
+    free(json);
+    return status == SL_OK ? SL_OK : sl_file_context(name, status, err);
+}
+
+static sl_status take_key(const sl_meta *from, const char *key, sl_meta *meta, sl_error *err) {
+    const sl_meta_entry *entry = sl_meta_find(from, key);
+    if (!entry || entry->type != SL_META_INT || sl_meta_find(meta, key)) return SL_OK;
+    return sl_meta_add(meta, key, SL_META_INT, entry->is_list, entry->v.i, entry->n, err);
+}
+
+sl_status sl_folder_config(const char *folder, sl_meta *meta, sl_error *err) {
+    bool there;
+    sl_meta more = { 0 };
+    sl_name_buf buf;
+    SL_TRY(parse_file(folder, "config.json", meta, &there, err));
+    if (!there) return sl_fail(err, SL_E_IO, "%s holds no config.json", sl_name(folder, &buf));
+    if (sl_meta_find(meta, "bos_token_id") && sl_meta_find(meta, "eos_token_id")) return SL_OK;
+    SL_TRY(parse_file(folder, "generation_config.json", &more, &there, err));
+    sl_status status = take_key(&more, "bos_token_id", meta, err);
+    if (status == SL_OK) status = take_key(&more, "eos_token_id", meta, err);
+    sl_meta_release(&more);
+    return status;
+}
+
+/* ---- tokenizer ---------------------------------------------------------------------------------- */
+
+/* Drops white space between the tokens of a JSON text, in place. */
+static void minify(char *json) {
+    bool in_text = false;
+    char *w = json;
+    for (const char *p = json; *p; p++) {
+        if (!in_text && strchr(" \t\r\n", *p)) continue;
+        if (in_text && *p == '\\' && p[1]) *w++ = *p++;
+        else if (*p == '"') in_text = !in_text;
+        *w++ = *p;
+    }
+    *w = 0;
+}
+
+static sl_status add_tokenizer(char *json, size_t n, size_t n_vocab, sl_meta *meta, sl_error *err) {
+    sl_tokenizer *tokenizer = NULL;
+    if (memchr(json, 0, n) || !sl_file_utf8(json, n))
+        return sl_fail(err, SL_E_FORMAT, "the text is not UTF-8 or holds a zero byte");
+    SL_TRY(sl_tokenizer_create(json, n, n_vocab, &tokenizer, err));
+    sl_tokenizer_destroy(tokenizer);
+    minify(json);
+    return sl_meta_set_string(meta, "tokenizer", json, err);
+}
+
+/* Files of tokenizers that are not supported yet, most telling first. */
+static sl_status refuse_others(const char *folder, sl_error *err) {
+    static const char *const names[] = {
+        "tokenizer.model", "tokenizer.model.v1", "tokenizer.model.v2", "tokenizer.model.v3", "spiece.model",
+        "sentencepiece.bpe.model", "tekken.json", "tokenizer.tiktoken", "qwen.tiktoken", "vocab.json", "merges.txt",
+        "vocab.txt", "rwkv_vocab_v20230424.txt",
+    };
+    sl_name_buf buf;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char *path = sl_file_path(folder, names[i]);
+        bool there = path && sl_os_kind_of(path) != SL_OS_NOTHING;
+        free(path);
+        if (there)
+            return sl_fail(err, SL_E_UNSUPPORTED, "%s is a kind of tokenizer that is not supported, expected "
+                           "tokenizer.json (--no-tokenizer converts without)", sl_name(names[i], &buf));
+    }
+    return SL_OK;
+}
+
+/* The template in tokenizer_config.json: one text, or a list of named ones. Borrowed from root; NULL: none. */
+static const char *find_template(const json_t *root) {
+    const json_t *value = json_object_get(root, "chat_template");
+    const char *first = json_string_value(value);
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        const json_t *one = json_array_get(value, i);
+        const char *name = json_string_value(json_object_get(one, "name"));
+        const char *text = json_string_value(json_object_get(one, "template"));
+        if (text && (!first || (name && !strcmp(name, "default")))) first = text;
+    }
+    return first;
+}
+
+static sl_status template_from_config(const char *folder, sl_meta *meta, sl_error *err) {
+    static const char file[] = "tokenizer_config.json";
+    json_error_t where;
+    sl_name_buf buf;
+    char *json;
+    size_t n;
+    json_t *root = NULL;
+    sl_status status = SL_OK;
+    SL_TRY(sl_file_text(folder, file, TOKENIZER_CONFIG_MAX_BYTES, &json, &n, err));
+    if (!json) return SL_OK;
+    if (!sl_json_shallow(json, n)) status = sl_fail(err, SL_E_FORMAT, "brackets nest deeper than %d levels", SL_JSON_DEPTH);
+    else if (!(root = json_loadb(json, n, JSON_REJECT_DUPLICATES, &where)))
+        status = sl_fail(err, SL_E_FORMAT, "line %d, column %d: %s", where.line, where.column, sl_name(where.text, &buf));
+    free(json);
+    const char *text = find_template(root);
+    if (status == SL_OK && text) status = sl_meta_set_string(meta, "chat_template", text, err);
+    json_decref(root);
+    return status == SL_OK ? SL_OK : sl_file_context(file, status, err);
+}
+
+static sl_status add_template(const char *folder, sl_meta *meta, sl_error *err) {
+    static const char file[] = "chat_template.jinja";
+    char *text;
+    size_t n;
+    SL_TRY(sl_file_text(folder, file, TEMPLATE_MAX_BYTES, &text, &n, err));
+    if (!text) return template_from_config(folder, meta, err);
+    sl_status status = memchr(text, 0, n) || !sl_file_utf8(text, n)
+                           ? sl_fail(err, SL_E_FORMAT, "%s: the text is not UTF-8 or holds a zero byte", file)
+                           : sl_meta_set_string(meta, "chat_template", text, err);
+    free(text);
+    return status;
+}
+
+sl_status sl_folder_tokenizer(const char *folder, size_t n_vocab, sl_meta *meta, sl_error *err) {
+    static const char file[] = "tokenizer.json";
+    char *json;
+    size_t n;
+    SL_TRY(sl_file_text(folder, file, TOKENIZER_MAX_BYTES, &json, &n, err));
+    if (!json) return refuse_others(folder, err);
+    sl_status status = add_tokenizer(json, n, n_vocab, meta, err);
+    free(json);
+    if (status != SL_OK) return sl_file_context(file, status, err);
+    return add_template(folder, meta, err);
+}
