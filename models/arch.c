@@ -43,6 +43,29 @@ sl_status sl_arch_of(const sl_meta *meta, const sl_arch **arch, sl_error *err) {
                    sl_arch_names());
 }
 
+sl_status sl_arch_token_ids(const sl_meta *meta, const char *key, size_t n_vocab, int32_t *ids, size_t max, size_t *n,
+                            sl_error *err) {
+    const sl_meta_entry *entry = sl_meta_find(meta, key);
+    *n = 0;
+    if (!entry || !entry->n) return SL_OK;
+    if (entry->type != SL_META_INT) return sl_fail(err, SL_E_FORMAT, "%s is not a token id", key);
+    if (entry->n > max) return sl_fail(err, SL_E_FORMAT, "%s lists %zu ids, expected at most %zu", key, entry->n, max);
+    for (size_t i = 0; i < entry->n; i++) {
+        if (entry->v.i[i] < 0 || (uint64_t)entry->v.i[i] >= n_vocab)
+            return sl_fail(err, SL_E_FORMAT, "%s is %lld, expected 0 to %zu", key, (long long)entry->v.i[i], n_vocab - 1);
+        ids[i] = (int32_t)entry->v.i[i];
+    }
+    *n = entry->n;
+    return SL_OK;
+}
+
+sl_status sl_arch_check_tokens(const sl_meta *meta, size_t n_vocab, sl_error *err) {
+    int32_t ids[SL_MAX_EOS];
+    size_t n;
+    SL_TRY(sl_arch_token_ids(meta, "bos_token_id", n_vocab, ids, 1, &n, err));
+    return sl_arch_token_ids(meta, "eos_token_id", n_vocab, ids, SL_MAX_EOS, &n, err);
+}
+
 bool sl_schema_add(sl_schema *schema, sl_tensor_class class_, uint32_t n_dim, const uint64_t *shape,
                    const char *name_format, size_t layer) {
     if (!sl_grow((void **)&schema->specs, &schema->cap, schema->n + 1, sizeof *schema->specs)) return false;

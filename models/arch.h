@@ -17,7 +17,7 @@ typedef enum sl_tensor_class {
     SL_TENSOR_KEEP    /* always f32 */
 } sl_tensor_class;
 
-enum { SL_MAX_DIM = 4, SL_MAX_NAME = 96, SL_MAX_LAYER = 1024 };
+enum { SL_MAX_DIM = 4, SL_MAX_NAME = 96, SL_MAX_LAYER = 1024, SL_MAX_EOS = 16 };
 
 /* A tensor's name and shape, outermost first as in PyTorch; rows (of the last dimension) are what types.h
  * lays out. */
@@ -54,6 +54,12 @@ typedef struct sl_arch {
     /* Emits the graph over the weights. */
     sl_status (*build)(const void *hyper, const struct sl_weights *weights, struct sl_graph *graph, sl_error *err);
 } sl_arch;
+
+/* A key that is one token id or a list of at most max: each must be below n_vocab. Absent: *n is 0. */
+sl_status sl_arch_token_ids(const sl_meta *meta, const char *key, size_t n_vocab, int32_t *ids, size_t max, size_t *n,
+                            sl_error *err);
+/* bos_token_id and eos_token_id, for the hyper functions. */
+sl_status sl_arch_check_tokens(const sl_meta *meta, size_t n_vocab, sl_error *err);
 
 /* NULL: unknown. */
 const sl_arch *sl_arch_find(const char *model_type);

@@ -161,6 +161,7 @@ static sl_status read_rest(const sl_meta *meta, llama_hyper *h, sl_error *err) {
     const char *act = "silu";
     sl_name_buf buf;
     SL_TRY(read_shape(meta, h, err));
+    SL_TRY(sl_arch_check_tokens(meta, h->n_vocab, err));
     SL_TRY(sl_meta_float(meta, "rms_norm_eps", false, 0, 1, &eps, err));
     h->eps = (float)eps;
     if (!(h->eps > 0)) return sl_fail(err, SL_E_FORMAT, "rms_norm_eps is %g, expected more than 0", eps);

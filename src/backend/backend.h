@@ -53,6 +53,9 @@ typedef struct sl_backend {
     /* The KV store of n_pos positions: [store][k, v][kv head][n_pos][head_dim] elements. */
     void (*read_kv)(const sl_device *device, size_t slot, uint64_t n_pos, void *out);
     void (*write_kv)(sl_device *device, size_t slot, uint64_t n_pos, const void *in);
+    /* Fills n_pos positions with small numbers (bench). */
+    void (*fill_kv)(sl_device *device, size_t slot, uint64_t n_pos);
+    size_t (*threads)(const sl_device *device);
     sl_counters *(*counters)(sl_device *device); /* the caller may zero them */
 } sl_backend;
 

@@ -123,6 +123,23 @@ static void cpu_write_kv(sl_device *device, size_t slot, uint64_t n_pos, const v
     copy_kv(device, device->kv[slot].data, device->kv[slot].cap, in, n_pos, n_pos);
 }
 
+/* f16 bits 0x1C00 + x and f32 of the same size: about 0.004 to 0.008, so that no exponent is unusual. */
+static void cpu_fill_kv(sl_device *device, size_t slot, uint64_t n_pos) {
+    sl_kv *kv = &device->kv[slot];
+    size_t bytes, cap_bytes;
+    uint64_t rows = kv_rows(device, n_pos, &bytes);
+    kv_rows(device, kv->cap, &cap_bytes);
+    for (uint64_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < bytes; j += 2) {
+            uint8_t *at = kv->data + i * cap_bytes + j;
+            bool low = !device->kv_f16 && j % 4 == 0; /* the low half of an f32 */
+            at[0] = (uint8_t)(i + j * 7);
+            at[1] = device->kv_f16 ? 0x1C : low ? 0 : 0x3B;
+        }
+}
+
+static size_t cpu_threads(const sl_device *device) { return device->n_thread; }
+
 /* ---- states ------------------------------------------------------------------------------------- */
 
 static float *slot_floats(const sl_device *device, size_t slot) {
@@ -179,5 +196,6 @@ static sl_counters *cpu_counters(sl_device *device) { return &device->counters; 
 const sl_backend sl_backend_cpu = {
     .name = "cpu", .open = cpu_open, .close = cpu_close, .reserve = cpu_reserve, .execute = cpu_execute,
     .reset = cpu_reset, .copy = cpu_copy, .read_state = cpu_read_state, .write_state = cpu_write_state,
-    .read_kv = cpu_read_kv, .write_kv = cpu_write_kv, .counters = cpu_counters,
+    .read_kv = cpu_read_kv, .write_kv = cpu_write_kv,
+    .fill_kv = cpu_fill_kv, .threads = cpu_threads, .counters = cpu_counters,
 };

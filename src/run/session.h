@@ -1,0 +1,54 @@
+/* Inside of a session: slots over one device. */
+#ifndef SL_RUN_SESSION_H
+#define SL_RUN_SESSION_H
+
+#include "backend/backend.h"
+#include "run/model.h"
+
+enum { SL_MAX_MARK = 64 };
+
+/* A checkpoint: what a slot's recurrent state and logits were at a position. */
+typedef struct sl_mark {
+    uint64_t position;
+    float *state;  /* [state_floats], then [n_vocab] logits */
+    bool has_logits;
+} sl_mark;
+
+typedef struct sl_slot {
+    int32_t *tokens; /* [n_token] all it has seen */
+    size_t n_token, cap_token;
+    float *logits;   /* [n_vocab], borrowed from the session's block */
+    bool has_logits;
+    sl_mark marks[SL_MAX_MARK]; /* by increasing position */
+    size_t n_mark;
+    uint64_t skipped; /* positions without tokens: a depth that was made up (bench only) */
+} sl_slot;
+
+struct sl_session {
+    const sl_model *model;
+    const sl_backend *backend;
+    sl_device *device;
+    size_t n_slot, n_batch;
+    float tau;        /* NAN: as stored */
+    bool kv_f16;
+    sl_slot *slots;
+    float *slot_logits;  /* [n_slot][n_vocab] */
+    float *run_logits;   /* [n_batch][n_vocab]: rows of SL_LOGITS_ALL */
+    uint64_t run_logits_bytes;
+    size_t *run_first;   /* [n_slot] first such row of each run, SIZE_MAX: none */
+    size_t n_run;
+    /* one pass being put together */
+    int32_t *tokens;     /* [n_batch] */
+    uint32_t *out_rows;  /* [n_batch] */
+    float **out;         /* [n_batch] */
+    sl_batch_run *runs;  /* [n_slot] */
+};
+
+/* What passes have read since the counters were last zeroed; the caller may zero them. */
+sl_counters *sl_session_counters(sl_session *session);
+size_t sl_session_threads(const sl_session *session);
+/* Makes the slot one that has seen n tokens without computing them: states from a fixed pattern of small
+ * numbers, KV stores filled the same way. For the bench; such a slot cannot be saved or rewound. */
+sl_status sl_session_fake_depth(sl_session *session, size_t slot, uint64_t n, sl_error *err);
+
+#endif
