@@ -12,11 +12,15 @@ typedef enum sl_chat_kind {
 
 /* By the markers of the Jinja text; template_ may be NULL (plain). *known is false if it was not recognised. */
 sl_chat_kind sl_chat_detect(const char *template_, bool *known);
-/* Appends the ids of messages (as sl_chat_tokenize in sluice.h); bos -1: none. Text of messages never
- * becomes special tokens. An unknown role is SL_E_ARG and names it. */
-sl_status sl_chat_encode(sl_chat_kind kind, const sl_tokenizer *tokenizer, int32_t bos, const sl_message *messages,
-                         size_t n_message, bool first, bool answer, int32_t **tokens, size_t *n, size_t *cap,
-                         sl_error *err);
+/* Appends the ids of messages (as sl_chat_tokenize in sluice.h), the same as those of the whole text in one
+ * piece. bos -1: the model has none. Text of messages never becomes special tokens. An unknown role is
+ * SL_E_ARG and names it. */
+sl_status sl_chat_encode(sl_chat_kind kind, const sl_tokenizer *tokenizer, int32_t bos,
+                         const sl_message *messages, size_t n_message, bool first, bool answer,
+                         int32_t **tokens, size_t *n, size_t *cap, sl_error *err);
+/* Appends the ids that close an assistant's turn after its text, as sl_chat_encode writes them. */
+sl_status sl_chat_close(sl_chat_kind kind, const sl_tokenizer *tokenizer, int32_t **tokens, size_t *n,
+                        size_t *cap, sl_error *err);
 /* The token that ends an assistant's turn in this format, -1: none (the plain kind stops at "\nUser:"). */
 int32_t sl_chat_end(sl_chat_kind kind, const sl_tokenizer *tokenizer);
 /* Texts that end an answer in this format besides tokens: NULL-terminated list. */

@@ -1,8 +1,10 @@
 /* Tokenizer: byte-level BPE as in a tokenizer.json (Hugging Face), from its text.
  *
- * Pipeline: added tokens, normalizer (none or NFC), pre-tokenizer (ByteLevel or Split with a known
- * pattern, through PCRE2), BPE with a heap, ids. Input is bytes: invalid UTF-8 is encoded byte by byte,
- * and decode(encode(x)) == x for every byte string when the normalizer is none. */
+ * Pipeline: added tokens, normalizer (none, Unicode normal forms, Prepend, Replace), pre-tokenizer
+ * (ByteLevel, Split through PCRE2, Digits, Punctuation, Metaspace), BPE with a heap, ids; the Llama kind with
+ * byte_fallback too. Input is bytes: invalid UTF-8 is encoded byte by byte, and decode(encode(x)) == x for
+ * every byte string when there is no normalizer and every byte has a piece (a byte without one becomes
+ * U+FFFD; only bytes that UTF-8 never has may lack one). */
 #ifndef SL_TEXT_TOKENIZER_H
 #define SL_TEXT_TOKENIZER_H
 
@@ -12,7 +14,8 @@ typedef struct sl_tokenizer sl_tokenizer;
 
 /* json: the text of tokenizer.json. A kind that is not supported is refused by name (SL_E_UNSUPPORTED), a
  * broken one with what and where (SL_E_FORMAT): ids unique and below n_vocab, merges of known pieces. */
-sl_status sl_tokenizer_create(const char *json, size_t n_bytes, size_t n_vocab, sl_tokenizer **out, sl_error *err);
+sl_status sl_tokenizer_create(const char *json, size_t n_bytes, size_t n_vocab, sl_tokenizer **out,
+                              sl_error *err);
 void sl_tokenizer_destroy(sl_tokenizer *tokenizer);
 
 /* Text to ids, appended to *tokens (grown with sl_grow; cap and n are the caller's). special: added tokens
@@ -24,6 +27,11 @@ const uint8_t *sl_tokenizer_bytes(const sl_tokenizer *tokenizer, int32_t id, siz
 bool sl_tokenizer_is_special(const sl_tokenizer *tokenizer, int32_t id);
 /* Id of an added token by its exact text; -1: none. */
 int32_t sl_tokenizer_special(const sl_tokenizer *tokenizer, const char *text);
+bool sl_tokenizer_is_added(const sl_tokenizer *tokenizer, int32_t id);
+/* One more than the highest id. */
 size_t sl_tokenizer_n_vocab(const sl_tokenizer *tokenizer);
+/* True for the Llama kind, which puts a space before the text and after each added token: to get a whole
+ * text back from its ids, drop the first space there. */
+bool sl_tokenizer_adds_space(const sl_tokenizer *tokenizer);
 
 #endif

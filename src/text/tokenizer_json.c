@@ -1,0 +1,516 @@
+/* Reads a tokenizer.json. The file is hostile: kinds and settings that are not supported are refused by name,
+ * ids and sizes are checked before they are used, and nothing recurses deeper than MAX_DEPTH.
+ *
+ * The decoder and the post-processor are not read: decoding is the inverse of what encoding does, and nothing
+ * is added to a text. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "text/tokenizer_parts.h"
+#include "text/utf8.h"
+
+enum {
+    MAX_JSON_BYTES = 128 << 20,
+    MAX_RULE_BYTES = 1024, /* of a text in a normalizer */
+    MAX_DEPTH = 4          /* of a Sequence in a Sequence */
+};
+
+static const char GPT2_PATTERN[] =
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+
+/* ---- access to the JSON ------------------------------------------------------------------------- */
+
+static sl_status wrong(sl_error *err, const char *what, const char *expected) {
+    return sl_fail(err, SL_E_FORMAT, "tokenizer.json: %s; expected %s", what, expected);
+}
+
+static sl_status unsupported(sl_error *err, const char *what, const char *kind, const char *expected) {
+    sl_name_buf name;
+    return sl_fail(err, SL_E_UNSUPPORTED, "tokenizer.json: %s \"%s\" is not supported; expected %s", what,
+                   sl_name(kind, &name), expected);
+}
+
+/* A text member, "" if it is not there or no text. */
+static const char *text_of(const json_t *object, const char *key) {
+    const char *text = json_string_value(json_object_get(object, key));
+    return text ? text : "";
+}
+
+/* A member that is true, false or absent. */
+static sl_status flag_of(const json_t *object, const char *key, bool *out, sl_error *err) {
+    const json_t *value = json_object_get(object, key);
+    if (value && !json_is_boolean(value) && !json_is_null(value))
+        return sl_fail(err, SL_E_FORMAT, "tokenizer.json: %s is neither true nor false", key);
+    if (json_is_boolean(value)) *out = json_is_true(value);
+    return SL_OK;
+}
+
+/* A text of 1..MAX_RULE_BYTES (0 if may_be_empty) copied to out. */
+static sl_status rule_text(const json_t *value, const char *what, bool may_be_empty, sl_buf *out,
+                           sl_error *err) {
+    size_t n = json_string_length(value);
+    if (!json_is_string(value) || n > MAX_RULE_BYTES || (!n && !may_be_empty))
+        return sl_fail(err, SL_E_FORMAT, "tokenizer.json: %s is not a text of %d to %d bytes", what,
+                       !may_be_empty, MAX_RULE_BYTES);
+    if (sl_buf_append(out, json_string_value(value), n)) return SL_OK;
+    return sl_fail(err, SL_E_MEMORY, "out of memory for the tokenizer");
+}
+
+/* ---- pieces and added tokens -------------------------------------------------------------------- */
+
+static sl_status check_id(const json_t *value, const char *piece, size_t n_vocab, int32_t *id, sl_error *err) {
+    sl_name_buf name;
+    json_int_t v = json_integer_value(value);
+    size_t limit = sl_min(n_vocab, SL_MAX_PIECE);
+    if (!json_is_integer(value))
+        return sl_fail(err, SL_E_FORMAT, "tokenizer.json: piece \"%s\" has an id that is not an integer",
+                       sl_name(piece, &name));
+    if (v < 0 || (uint64_t)v >= limit)
+        return sl_fail(err, SL_E_FORMAT,
+                       "tokenizer.json: piece \"%s\" has id %lld; expected 0 to %zu, below vocab_size",
+                       sl_name(piece, &name), (long long)v, limit - 1);
+    *id = (int32_t)v;
+    return SL_OK;
+}
+
+/* Checks all ids and makes room for their pieces. */
+static sl_status init_vocab(sl_tokenizer *t, json_t *vocab, const json_t *added, size_t n_vocab,
+                            sl_error *err) {
+    const char *key;
+    const json_t *value;
+    size_t i, n = 0;
+    int32_t id;
+    json_object_foreach(vocab, key, value) {
+        SL_TRY(check_id(value, key, n_vocab, &id, err));
+        n = sl_max(n, (size_t)id + 1);
+    }
+    json_array_foreach(added, i, value) {
+        SL_TRY(check_id(json_object_get(value, "id"), text_of(value, "content"), n_vocab, &id, err));
+        n = sl_max(n, (size_t)id + 1);
+    }
+    if (!n) return wrong(err, "the vocabulary is empty", "at least one piece");
+    return sl_vocab_init(&t->vocab, n, json_object_size(vocab) + json_array_size(added), err);
+}
+
+/* The text of a token that is searched in normalised text. */
+static sl_status normal_text(const sl_tokenizer *t, sl_buf *text, sl_error *err) {
+    sl_name_buf name;
+    sl_buf normal = { 0 }, spare = { 0 };
+    sl_status status = sl_normalize(&t->normalizers, text->data, text->n, &normal, &spare, err);
+    if (status == SL_OK && (!normal.n || normal.n > SL_MAX_ADDED_BYTES))
+        status = sl_fail(err, SL_E_FORMAT,
+                         "tokenizer.json: added token \"%s\" has %zu bytes when normalised; expected 1..%d",
+                         sl_name_escape(text->data, text->n, &name), normal.n, SL_MAX_ADDED_BYTES);
+    sl_buf_release(&spare);
+    sl_buf_release(text);
+    *text = normal;
+    return status;
+}
+
+/* item has its id; its text is in *text. */
+static sl_status add_added(sl_tokenizer *t, const json_t *object, sl_added *item, sl_buf *text, sl_error *err) {
+    SL_TRY(flag_of(object, "special", &item->special, err));
+    bool normalized = !item->special;
+    SL_TRY(flag_of(object, "normalized", &normalized, err));
+    SL_TRY(flag_of(object, "lstrip", &item->lstrip, err));
+    SL_TRY(flag_of(object, "rstrip", &item->rstrip, err));
+    SL_TRY(flag_of(object, "single_word", &item->single_word, err));
+    sl_piece *piece = &t->vocab.pieces[item->id];
+    bool again = sl_vocab_find(&t->vocab, text->data, text->n) == item->id && !piece->added;
+    if (!again) SL_TRY(sl_vocab_add(&t->vocab, item->id, text->data, text->n, err));
+    piece->added = true;
+    piece->special = item->special;
+    if (normalized) SL_TRY(normal_text(t, text, err));
+    item->text = text->data;
+    item->n = text->n;
+    return sl_added_add(normalized ? &t->normalized : &t->raw, item, err);
+}
+
+static sl_status read_added(sl_tokenizer *t, const json_t *object, sl_error *err) {
+    sl_added item = { .id = (int32_t)json_integer_value(json_object_get(object, "id")) };
+    sl_buf text = { 0 };
+    sl_status status =
+        rule_text(json_object_get(object, "content"), "the content of an added token", false, &text, err);
+    if (status == SL_OK) status = add_added(t, object, &item, &text, err);
+    sl_buf_release(&text);
+    return status;
+}
+
+static sl_status read_pieces(sl_tokenizer *t, json_t *vocab, const json_t *added, size_t n_vocab,
+                             sl_error *err) {
+    const char *key;
+    const json_t *value;
+    size_t i;
+    if (!json_is_object(vocab)) return wrong(err, "model has no vocab", "an object of pieces and their ids");
+    if (added && !json_is_array(added) && !json_is_null(added))
+        return wrong(err, "added_tokens is no list", "a list");
+    SL_TRY(init_vocab(t, vocab, added, n_vocab, err));
+    json_object_foreach(vocab, key, value) {
+        int32_t id = (int32_t)json_integer_value(value);
+        SL_TRY(sl_vocab_add(&t->vocab, id, key, strlen(key), err));
+        t->vocab.pieces[id].in_model = true;
+    }
+    json_array_foreach(added, i, value) SL_TRY(read_added(t, value, err));
+    SL_TRY(sl_added_sort(&t->raw, err));
+    return sl_added_sort(&t->normalized, err);
+}
+
+/* ---- normalizers -------------------------------------------------------------------------------- */
+
+static sl_status read_replace(const json_t *object, sl_normalizer *rule, sl_error *err) {
+    const json_t *pattern = json_object_get(object, "pattern");
+    rule->kind = SL_NORMALIZE_REPLACE;
+    if (json_object_get(pattern, "Regex"))
+        return unsupported(err, "a Replace pattern of kind", "Regex", "String");
+    SL_TRY(rule_text(json_object_get(pattern, "String"), "the pattern of Replace", false, &rule->from, err));
+    return rule_text(json_object_get(object, "content"), "the content of Replace", true, &rule->to, err);
+}
+
+/* Whether name is a Unicode normal form, and which. */
+static bool is_form(const char *name, sl_normalizer *rule) {
+    static const struct {
+        const char *name;
+        bool compat, compose;
+    } forms[] = {
+        { "NFC", false, true }, { "NFD", false, false }, { "NFKC", true, true }, { "NFKD", true, false }
+    };
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
+        if (strcmp(name, forms[i].name) == 0) {
+            *rule = (sl_normalizer){ .compat = forms[i].compat, .compose = forms[i].compose };
+            return true;
+        }
+    return false;
+}
+
+static sl_status read_normalizer(sl_tokenizer *t, const json_t *object, int depth, sl_error *err) {
+    if (!object || json_is_null(object)) return SL_OK;
+    const char *type = text_of(object, "type");
+    if (strcmp(type, "Sequence") == 0) {
+        size_t i;
+        const json_t *item, *list = json_object_get(object, "normalizers");
+        if (depth >= MAX_DEPTH || !json_is_array(list))
+            return wrong(err, "a Sequence of normalizers", "a list, not nested");
+        json_array_foreach(list, i, item) SL_TRY(read_normalizer(t, item, depth + 1, err));
+        return SL_OK;
+    }
+    if (t->normalizers.n == SL_MAX_NORMALIZER) return wrong(err, "too many normalizers", "at most 16");
+    sl_normalizer *rule = &t->normalizers.v[t->normalizers.n++];
+    if (is_form(type, rule)) return SL_OK;
+    if (strcmp(type, "Replace") == 0) return read_replace(object, rule, err);
+    if (strcmp(type, "Prepend") != 0)
+        return unsupported(err, "normalizer", type, "NFC, NFD, NFKC, NFKD, Prepend, Replace or Sequence");
+    rule->kind = SL_NORMALIZE_PREPEND;
+    return rule_text(json_object_get(object, "prepend"), "the text of Prepend", true, &rule->to, err);
+}
+
+/* ---- pre-tokenizers ----------------------------------------------------------------------------- */
+
+static sl_status add_stage(sl_tokenizer *t, sl_stage_kind kind, sl_stage **stage, sl_error *err) {
+    if (t->stages.n == SL_MAX_STAGE) return wrong(err, "too many pre-tokenizers", "at most 32");
+    *stage = &t->stages.v[t->stages.n++];
+    (*stage)->kind = kind;
+    return SL_OK;
+}
+
+static sl_status add_split(sl_tokenizer *t, const char *pattern, size_t n, bool literal, sl_split_how how,
+                           sl_error *err) {
+    sl_stage *stage = NULL;
+    SL_TRY(add_stage(t, SL_STAGE_SPLIT, &stage, err));
+    stage->how = how;
+    return sl_pattern_create(pattern, n, literal, &stage->pattern, err);
+}
+
+static sl_status read_behavior(const json_t *object, sl_split_how *how, sl_error *err) {
+    static const char *const names[] = { "Isolated", "Removed", "MergedWithPrevious", "MergedWithNext",
+                                         "Contiguous" };
+    const char *name = text_of(object, "behavior");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        *how = (sl_split_how)i;
+        if (strcmp(name, names[i]) == 0) return SL_OK;
+    }
+    return unsupported(err, "behavior", name,
+                       "Isolated, Removed, MergedWithPrevious, MergedWithNext or Contiguous");
+}
+
+static sl_status read_split(sl_tokenizer *t, const json_t *object, sl_error *err) {
+    const json_t *pattern = json_object_get(object, "pattern");
+    const json_t *regex = json_object_get(pattern, "Regex"), *literal = json_object_get(pattern, "String");
+    const json_t *text = regex ? regex : literal;
+    sl_split_how how;
+    if (!json_is_string(text)) return wrong(err, "the pattern of Split is no text", "a Regex or a String");
+    SL_TRY(read_behavior(object, &how, err));
+    SL_TRY(add_split(t, json_string_value(text), json_string_length(text), !regex, how, err));
+    return flag_of(object, "invert", &t->stages.v[t->stages.n - 1].invert, err);
+}
+
+static sl_status read_byte_level(sl_tokenizer *t, const json_t *object, sl_error *err) {
+    bool prefix = true, use_regex = true;
+    sl_stage *stage = NULL;
+    SL_TRY(flag_of(object, "add_prefix_space", &prefix, err));
+    SL_TRY(flag_of(object, "use_regex", &use_regex, err));
+    if (t->byte_level) return wrong(err, "ByteLevel stands twice in the pre-tokenizer", "it once");
+    t->byte_level = true;
+    if (prefix) {
+        SL_TRY(add_stage(t, SL_STAGE_PREFIX, &stage, err));
+        stage->always = true;
+        if (!sl_buf_append(&stage->prefix, " ", 1))
+            return sl_fail(err, SL_E_MEMORY, "out of memory for the tokenizer");
+    }
+    if (use_regex) SL_TRY(add_split(t, GPT2_PATTERN, sizeof GPT2_PATTERN - 1, false, SL_SPLIT_ISOLATED, err));
+    return add_stage(t, SL_STAGE_BYTES, &stage, err);
+}
+
+static sl_status read_metaspace(sl_tokenizer *t, const json_t *object, sl_error *err) {
+    bool prefix = true, cut = true;
+    sl_stage *stage = NULL;
+    SL_TRY(flag_of(object, "add_prefix_space", &prefix, err)); /* before there was prepend_scheme */
+    SL_TRY(flag_of(object, "split", &cut, err));
+    const char *scheme = json_object_get(object, "prepend_scheme") ? text_of(object, "prepend_scheme")
+                         : prefix                                  ? "always"
+                                                                   : "never";
+    if (strcmp(scheme, "always") && strcmp(scheme, "first") && strcmp(scheme, "never"))
+        return unsupported(err, "prepend_scheme", scheme, "always, first or never");
+    SL_TRY(add_stage(t, SL_STAGE_PREFIX, &stage, err));
+    stage->always = strcmp(scheme, "always") == 0;
+    stage->first = strcmp(scheme, "first") == 0;
+    SL_TRY(rule_text(json_object_get(object, "replacement"), "the replacement of Metaspace", false,
+                     &stage->prefix, err));
+    if (!cut) return SL_OK;
+    return add_split(t, (const char *)stage->prefix.data, stage->prefix.n, true, SL_SPLIT_NEXT, err);
+}
+
+static sl_status read_pre_tokenizer(sl_tokenizer *t, const json_t *object, int depth, sl_error *err) {
+    if (!object || json_is_null(object)) return SL_OK;
+    const char *type = text_of(object, "type");
+    if (strcmp(type, "Sequence") == 0) {
+        size_t i;
+        const json_t *item, *list = json_object_get(object, "pretokenizers");
+        if (depth >= MAX_DEPTH || !json_is_array(list))
+            return wrong(err, "a Sequence of pre-tokenizers", "a list, not nested");
+        json_array_foreach(list, i, item) SL_TRY(read_pre_tokenizer(t, item, depth + 1, err));
+        return SL_OK;
+    }
+    if (strcmp(type, "ByteLevel") == 0) return read_byte_level(t, object, err);
+    if (strcmp(type, "Split") == 0) return read_split(t, object, err);
+    if (strcmp(type, "Metaspace") == 0) return read_metaspace(t, object, err);
+    if (strcmp(type, "Digits") == 0) {
+        bool single = false;
+        SL_TRY(flag_of(object, "individual_digits", &single, err));
+        return add_split(t, "\\p{N}", 5, false, single ? SL_SPLIT_ISOLATED : SL_SPLIT_CONTIGUOUS, err);
+    }
+    if (strcmp(type, "Punctuation") == 0) {
+        sl_split_how how = SL_SPLIT_ISOLATED;
+        if (json_object_get(object, "behavior")) SL_TRY(read_behavior(object, &how, err));
+        return add_split(t, "[\\p{P}$+<=>^`|~]", 17, false, how, err);
+    }
+    return unsupported(err, "pre-tokenizer", type,
+                       "ByteLevel, Split, Digits, Punctuation, Metaspace or Sequence");
+}
+
+/* ---- the model ---------------------------------------------------------------------------------- */
+
+static sl_status check_model(const json_t *model, sl_error *err) {
+    static const char *const affixes[] = { "continuing_subword_prefix", "end_of_word_suffix" };
+    if (!json_is_object(model)) return wrong(err, "there is no model", "an object");
+    const json_t *dropout = json_object_get(model, "dropout");
+    bool old_bpe = !json_object_get(model, "type") && json_object_get(model, "merges"); /* files before 2020 */
+    if (!old_bpe && strcmp(text_of(model, "type"), "BPE") != 0)
+        return unsupported(err, "model type", text_of(model, "type"), "BPE");
+    if (dropout && !json_is_null(dropout) && !(json_is_number(dropout) && json_number_value(dropout) == 0))
+        return wrong(err, "the model has a dropout", "null");
+    for (size_t i = 0; i < 2; i++)
+        if (*text_of(model, affixes[i]))
+            return unsupported(err, affixes[i], text_of(model, affixes[i]), "null");
+    return SL_OK;
+}
+
+/* One merge, "left right" or ["left", "right"]. */
+static sl_status read_merge(sl_tokenizer *t, uint32_t rank, const json_t *value, sl_error *err) {
+    sl_name_buf name;
+    const json_t *left = json_array_get(value, 0), *right = json_array_get(value, 1);
+    if (json_array_size(value) == 2 && json_is_string(left) && json_is_string(right))
+        return sl_bpe_add(&t->bpe, rank, json_string_value(left), json_string_length(left),
+                          json_string_value(right), json_string_length(right), err);
+    if (!json_is_string(value))
+        return sl_fail(err, SL_E_FORMAT, "tokenizer.json: merge %u is neither \"left right\" nor two texts",
+                       rank);
+    const char *text = json_string_value(value), *space = strchr(text, ' ');
+    size_t n = json_string_length(value), n_left = space ? (size_t)(space - text) : n;
+    if (!space || memchr(space + 1, ' ', n - n_left - 1))
+        return sl_fail(err, SL_E_FORMAT,
+                       "tokenizer.json: merge %u is \"%s\"; expected two pieces with one space between", rank,
+                       sl_name_escape(text, n, &name));
+    return sl_bpe_add(&t->bpe, rank, text, n_left, space + 1, n - n_left - 1, err);
+}
+
+static sl_status read_merges(sl_tokenizer *t, const json_t *merges, sl_error *err) {
+    size_t i, n = json_array_size(merges), rank = 0;
+    const json_t *value;
+    if (!json_is_array(merges)) return wrong(err, "model has no merges", "a list");
+    if (n > SL_MAX_MERGE)
+        return sl_fail(err, SL_E_FORMAT, "tokenizer.json: %zu merges; expected at most %d", n, SL_MAX_MERGE);
+    SL_TRY(sl_bpe_init(&t->bpe, &t->vocab, n, err));
+    json_array_foreach(merges, i, value) {
+        const char *text = json_string_value(value);
+        if (text && strncmp(text, "#version", 8) == 0) continue;
+        SL_TRY(read_merge(t, (uint32_t)rank++, value, err));
+    }
+    return SL_OK;
+}
+
+static sl_status read_unk(sl_tokenizer *t, const json_t *model, sl_error *err) {
+    sl_name_buf name;
+    const json_t *unk = json_object_get(model, "unk_token");
+    t->bpe.unk = -1;
+    if (!unk || json_is_null(unk)) return SL_OK;
+    t->bpe.unk = sl_vocab_find(&t->vocab, text_of(model, "unk_token"), json_string_length(unk));
+    if (t->bpe.unk >= 0) return SL_OK;
+    return sl_fail(err, SL_E_FORMAT, "tokenizer.json: unk_token \"%s\" is not in the vocabulary",
+                   sl_name(text_of(model, "unk_token"), &name));
+}
+
+/* How each byte is written: in the byte alphabet, or as "<0xXX>". Bytes that UTF-8 never has may be missing
+ * (GPT-NeoX leaves them out). */
+static sl_status find_bytes(sl_tokenizer *t, sl_error *err) {
+    int32_t alphabet[256];
+    sl_byte_alphabet(alphabet);
+    bool fallback = t->bpe.byte_fallback && !t->byte_level;
+    if (!t->byte_level && !fallback && t->bpe.unk < 0)
+        return wrong(err, "neither ByteLevel, nor byte_fallback, nor an unk_token", "one of them");
+    for (int b = 0; b < 256; b++) {
+        char text[8];
+        size_t n = fallback ? 6 : sl_utf8_put(alphabet[b], (uint8_t *)text);
+        if (fallback) snprintf(text, sizeof text, "<0x%02X>", (unsigned)b);
+        text[n] = 0;
+        t->bpe.byte_id[b] = t->byte_level ? sl_vocab_find_text(&t->vocab, text, n)
+                            : fallback    ? sl_vocab_find(&t->vocab, text, n)
+                                          : -1;
+        bool never = b == 0xC0 || b == 0xC1 || b >= 0xF5;
+        if (t->bpe.byte_id[b] < 0 && t->bpe.unk < 0 && !never)
+            return sl_fail(err, SL_E_FORMAT,
+                           "tokenizer.json: byte 0x%02X has no piece (\"%s\") and there is no unk_token",
+                           (unsigned)b, text);
+    }
+    return SL_OK;
+}
+
+static sl_status read_model(sl_tokenizer *t, const json_t *model, sl_error *err) {
+    SL_TRY(read_merges(t, json_object_get(model, "merges"), err));
+    SL_TRY(flag_of(model, "byte_fallback", &t->bpe.byte_fallback, err));
+    SL_TRY(flag_of(model, "fuse_unk", &t->bpe.fuse_unk, err));
+    SL_TRY(flag_of(model, "ignore_merges", &t->bpe.ignore_merges, err));
+    SL_TRY(read_unk(t, model, err));
+    return find_bytes(t, err);
+}
+
+/* ---- bytes of the pieces ------------------------------------------------------------------------ */
+
+/* What stands for a space, from the rules that put it there. */
+static sl_status find_space(sl_tokenizer *t, sl_error *err) {
+    const sl_buf *space = NULL;
+    for (size_t i = 0; i < t->normalizers.n; i++) {
+        const sl_normalizer *rule = &t->normalizers.v[i];
+        bool from_space = rule->from.n == 1 && rule->from.data[0] == ' ';
+        if (rule->kind == SL_NORMALIZE_REPLACE && from_space) space = &rule->to;
+        if (rule->kind == SL_NORMALIZE_PREPEND && rule->to.n) t->adds_space = true;
+    }
+    for (size_t i = 0; i < t->stages.n; i++)
+        if (t->stages.v[i].kind == SL_STAGE_PREFIX && !t->byte_level) {
+            space = &t->stages.v[i].prefix;
+            t->adds_space = t->stages.v[i].always || t->stages.v[i].first;
+        }
+    if (!space || sl_buf_append(&t->space, space->data, space->n)) return SL_OK;
+    return sl_fail(err, SL_E_MEMORY, "out of memory for the tokenizer");
+}
+
+/* A piece in the byte alphabet as bytes; false: it has other characters. */
+static bool from_alphabet(const int16_t *byte_of, const uint8_t *key, size_t n_key, uint8_t *out,
+                          size_t *n_out) {
+    *n_out = 0;
+    for (size_t i = 0, n_char; i < n_key; i += n_char) {
+        int32_t code = sl_utf8_code(key + i, &n_char);
+        if (code >= 512 || byte_of[code] < 0) return false;
+        out[(*n_out)++] = (uint8_t)byte_of[code];
+    }
+    return true;
+}
+
+static size_t from_spaces(const sl_buf *space, const uint8_t *key, size_t n_key, uint8_t *out) {
+    size_t n = 0;
+    for (size_t i = 0; i < n_key;) {
+        bool here = space->n && i + space->n <= n_key && memcmp(key + i, space->data, space->n) == 0;
+        out[n++] = here ? ' ' : key[i];
+        i += here ? space->n : 1;
+    }
+    return n;
+}
+
+/* out has room for SL_MAX_PIECE_BYTES. */
+static size_t piece_bytes(const sl_tokenizer *t, const int16_t *byte_of, int32_t id, uint8_t *out) {
+    size_t n_key, n;
+    const uint8_t *key = sl_vocab_key(&t->vocab, id, &n_key);
+    unsigned byte;
+    char text[8] = "";
+    bool added = t->vocab.pieces[id].added;
+    if (!added && t->byte_level && from_alphabet(byte_of, key, n_key, out, &n)) return n;
+    if (n_key == 6) memcpy(text, key, 6);
+    bool is_byte = !added && t->bpe.byte_fallback && sscanf(text, "<0x%2X>", &byte) == 1;
+    if (is_byte && t->bpe.byte_id[byte] == id) {
+        *out = (uint8_t)byte;
+        return 1;
+    }
+    if (!added && !t->byte_level) return from_spaces(&t->space, key, n_key, out);
+    memcpy(out, key, n_key);
+    return n_key;
+}
+
+static sl_status set_bytes(sl_tokenizer *t, sl_error *err) {
+    int32_t alphabet[256];
+    int16_t byte_of[512];
+    uint8_t out[SL_MAX_PIECE_BYTES];
+    sl_byte_alphabet(alphabet);
+    memset(byte_of, 0xFF, sizeof byte_of);
+    for (int b = 0; b < 256; b++) byte_of[alphabet[b]] = (int16_t)b;
+    for (size_t id = 0; id < t->vocab.n; id++)
+        if (t->vocab.pieces[id].known)
+            SL_TRY(
+                sl_vocab_set_out(&t->vocab, (int32_t)id, out, piece_bytes(t, byte_of, (int32_t)id, out), err));
+    return SL_OK;
+}
+
+/* ---- the whole ---------------------------------------------------------------------------------- */
+
+static sl_status read_root(sl_tokenizer *t, const json_t *root, size_t n_vocab, sl_error *err) {
+    const json_t *model = json_object_get(root, "model");
+    SL_TRY(check_model(model, err));
+    SL_TRY(read_normalizer(t, json_object_get(root, "normalizer"), 0, err));
+    SL_TRY(read_pre_tokenizer(t, json_object_get(root, "pre_tokenizer"), 0, err));
+    SL_TRY(
+        read_pieces(t, json_object_get(model, "vocab"), json_object_get(root, "added_tokens"), n_vocab, err));
+    SL_TRY(read_model(t, model, err));
+    SL_TRY(find_space(t, err));
+    return set_bytes(t, err);
+}
+
+sl_status sl_tokenizer_create(const char *json, size_t n_bytes, size_t n_vocab, sl_tokenizer **out,
+                              sl_error *err) {
+    json_error_t where;
+    sl_name_buf name;
+    if (n_bytes > MAX_JSON_BYTES)
+        return sl_fail(err, SL_E_FORMAT, "tokenizer.json: %zu bytes; expected at most %d", n_bytes,
+                       MAX_JSON_BYTES);
+    json_t *root = json_loadb(json, n_bytes, JSON_REJECT_DUPLICATES, &where);
+    if (!root)
+        return sl_fail(err, SL_E_FORMAT, "tokenizer.json: line %d, column %d: %s", where.line, where.column,
+                       sl_name(where.text, &name));
+    sl_tokenizer *t = calloc(1, sizeof *t);
+    sl_status status = !t                      ? sl_fail(err, SL_E_MEMORY, "out of memory for the tokenizer")
+                       : !json_is_object(root) ? wrong(err, "the text is no object", "an object")
+                                               : read_root(t, root, n_vocab, err);
+    json_decref(root);
+    if (status == SL_OK) *out = t;
+    else sl_tokenizer_destroy(t);
+    return status;
+}
