@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "base/mem.h"
 #include "text/utf8.h"
 
 /* ---- which format ------------------------------------------------------------------------------- */
