@@ -50,7 +50,7 @@ static sl_status open_regular(const char *path, int *fd, uint64_t *size, sl_erro
 }
 
 sl_status sl_os_map_file(sl_os_map *map, const char *path, sl_error *err) {
-    int fd;
+    int fd = -1;
     sl_name_buf buf;
     *map = (sl_os_map){ 0 };
     SL_TRY(open_regular(path, &fd, &map->size, err));
