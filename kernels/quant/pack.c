@@ -28,11 +28,11 @@ static inline float round_clamp(float v, const code *c) {
 }
 
 /* A block prepared for the search: max |x| = 1, w = x^2. */
-typedef struct block { float x[SL_BLOCK], w[SL_BLOCK], wx[SL_BLOCK]; } block;
+typedef struct prepared { float x[SL_BLOCK], w[SL_BLOCK], wx[SL_BLOCK]; } prepared;
 
 /* The scale fitted to the quants of a first scale 1 / inverse, and how much of the error sum w x^2 it
  * removes: fit = sum w x q / sum w q^2, gain = fit * sum w x q. Four chains, so that they go into vectors. */
-static float fit_scale(const block *b, float inverse, const code *c, float *gain) {
+static float fit_scale(const prepared *b, float inverse, const code *c, float *gain) {
     float xq[4] = { 0 }, qq[4] = { 0 };
     for (int i = 0; i < SL_BLOCK; i += 4) {
         for (int j = 0; j < 4; j++) {
@@ -49,7 +49,7 @@ static float fit_scale(const block *b, float inverse, const code *c, float *gain
 
 /* The best of the grid in units of max |x|. The gains are those of unrounded scales; rounding to f16 is
  * much finer than the grid. */
-static float search_scale(const block *b, const code *c) {
+static float search_scale(const prepared *b, const code *c) {
     float best = 1 / c->first, best_gain = -1;
     for (int i = 0; i < 2 * c->n_step; i++) {
         const float inverse = c->first + (float)(i / 2) * c->step;
@@ -72,7 +72,7 @@ static uint16_t pack_block(const float *x, size_t n, const code *c, int8_t *q) {
     memset(q, 0, SL_BLOCK);
     if (!finite) return F16_NAN;
     if (max < 1e-30f) return 0;
-    block b = { { 0 }, { 0 }, { 0 } };
+    prepared b = { { 0 }, { 0 }, { 0 } };
     for (size_t i = 0; i < n; i++) {
         b.x[i] = x[i] / max;
         b.w[i] = b.x[i] * b.x[i];
