@@ -1,23 +1,26 @@
-# Libraries, static where a static library exists, so that the binary stays one file.
+# Libraries. The program links their static archives where they exist, so that it stays one file; the shared library
+# links the shared ones, since distributions build the archives without position-independent code.
 find_package(OpenMP REQUIRED COMPONENTS C)
-
-function(sl_find_library out name)
-  find_library(${out} NAMES lib${name}.a ${name})
-  if(NOT ${out})
+add_library(sl_dependencies INTERFACE)
+add_library(sl_dependencies_shared INTERFACE)
+target_compile_definitions(sl_dependencies INTERFACE UTF8PROC_STATIC PCRE2_STATIC)
+foreach(name jansson pcre2-8 utf8proc xxhash)
+  find_library(SL_${name}_STATIC NAMES lib${name}.a)
+  find_library(SL_${name}_SHARED NAMES ${name})
+  if(NOT SL_${name}_STATIC AND NOT SL_${name}_SHARED)
     message(FATAL_ERROR "library ${name} not found; tools/quickstart installs what is missing")
   endif()
-endfunction()
-
-sl_find_library(SL_JANSSON jansson)
-sl_find_library(SL_PCRE2 pcre2-8)
-sl_find_library(SL_UTF8PROC utf8proc)
-sl_find_library(SL_XXHASH xxhash)
-add_library(sl_dependencies INTERFACE)
-target_compile_definitions(sl_dependencies INTERFACE UTF8PROC_STATIC PCRE2_STATIC)
-target_link_libraries(sl_dependencies INTERFACE ${SL_JANSSON} ${SL_PCRE2} ${SL_UTF8PROC} ${SL_XXHASH} OpenMP::OpenMP_C m)
+  target_link_libraries(sl_dependencies INTERFACE $<IF:$<BOOL:${SL_${name}_STATIC}>,${SL_${name}_STATIC},${SL_${name}_SHARED}>)
+  target_link_libraries(sl_dependencies_shared INTERFACE ${SL_${name}_SHARED})
+endforeach()
+target_link_libraries(sl_dependencies INTERFACE OpenMP::OpenMP_C m)
+target_link_libraries(sl_dependencies_shared INTERFACE OpenMP::OpenMP_C m)
 
 # Line editing is needed by the program only. Static libedit needs its own helpers.
-sl_find_library(SL_EDIT edit)
+find_library(SL_EDIT NAMES libedit.a edit)
+if(NOT SL_EDIT)
+  message(FATAL_ERROR "library edit not found; tools/quickstart installs what is missing")
+endif()
 add_library(sl_terminal INTERFACE)
 target_link_libraries(sl_terminal INTERFACE ${SL_EDIT})
 foreach(name bsd md tinfo)

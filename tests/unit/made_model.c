@@ -1,0 +1,68 @@
+#include "made_model.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+
+static float uniform(uint64_t *seed) { /* -1 .. 1 */
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    return (float)(int32_t)(*seed >> 33) / 1073741824.0f - 1;
+}
+
+/* Norms about 1, decays in a sane range, everything else small. */
+static void fill_row(void *arg, const sl_tensor_spec *spec, sl_type type, uint64_t row, void *stored) {
+    (void)row;
+    float values[512];
+    size_t n = (size_t)sl_spec_width(spec);
+    assert_true(n <= 512);
+    float centre = strstr(spec->name, "norm") || strstr(spec->name, "A_log") ? 1.0f : 0.0f;
+    if (strstr(spec->name, "dt_bias")) centre = -2;
+    for (size_t i = 0; i < n; i++) values[i] = centre + 0.3f * uniform(arg);
+    sl_pack_row(type, values, n, stored);
+}
+
+static void put(sl_meta *meta, const char *key, int64_t value) {
+    assert_int_equal(sl_meta_add(meta, key, SL_META_INT, false, &value, 1, NULL), SL_OK);
+}
+
+static void put_text(sl_meta *meta, const char *key, const char *value) {
+    assert_int_equal(sl_meta_add(meta, key, SL_META_STRING, false, &value, 1, NULL), SL_OK);
+}
+
+static void describe_bridge(sl_meta *meta, bool plain) {
+    static const char *const types[] = { "s6", "s6", "s4d", "s6" };
+    static const int64_t routed[] = { 1, 3 };
+    put_text(meta, "model_type", "bridge");
+    put(meta, "inner_size", 48);
+    put(meta, "head_dim", 12);
+    put(meta, "state_size", 10);
+    put(meta, "n_groups", 2);
+    put(meta, "conv_kernel", 3);
+    put(meta, "gate_block", 8);
+    assert_int_equal(sl_meta_add(meta, "ssm_type", SL_META_STRING, true, types, 4, NULL), SL_OK);
+    if (!plain) assert_int_equal(sl_meta_add(meta, "routed_layers", SL_META_INT, true, routed, 2, NULL), SL_OK);
+}
+
+sl_model *make_model(made_kind kind, sl_type type, uint64_t seed) {
+    sl_meta meta = { 0 };
+    sl_model *model;
+    sl_error err;
+    put(&meta, "vocab_size", 101);
+    put(&meta, "hidden_size", 40);
+    put(&meta, "intermediate_size", 56);
+    put(&meta, "num_hidden_layers", 4);
+    if (kind == MADE_LLAMA) {
+        put_text(&meta, "model_type", "qwen3");
+        put(&meta, "num_attention_heads", 4);
+        put(&meta, "num_key_value_heads", 2);
+        put(&meta, "head_dim", 20);
+    } else describe_bridge(&meta, kind == MADE_BRIDGE_PLAIN);
+    if (sl_model_make(&meta, type, fill_row, &seed, &model, &err) != SL_OK) fail_msg("%s", err.text);
+    sl_meta_release(&meta);
+    return model;
+}

@@ -1,0 +1,12 @@
+/* Tiny models made in memory for the tests: shapes with tails, every kind of layer. */
+#ifndef SL_TESTS_MADE_MODEL_H
+#define SL_TESTS_MADE_MODEL_H
+
+#include "run/model.h"
+
+typedef enum made_kind { MADE_BRIDGE, MADE_BRIDGE_PLAIN, MADE_LLAMA, MADE_KINDS } made_kind;
+
+/* A model of this kind and type; the same seed gives the same weights. Fails the test on error. */
+sl_model *make_model(made_kind kind, sl_type type, uint64_t seed);
+
+#endif
