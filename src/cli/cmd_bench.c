@@ -1,0 +1,327 @@
+/* sluice bench: how fast a model is, what it reads and computes for that, and how that compares with what the
+ * machine can do and with a transformer of the same size.
+ *
+ * A row is one combination of the lists; each model's row is followed by the baseline's, so that both see the
+ * machine in the same mood. Both models stay in memory throughout; the peak of a row leaves the other one
+ * out. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/bench_measure.h"
+#include "cli/bench_preset.h"
+#include "cli/bench_probe.h"
+#include "cli/bench_report.h"
+#include "cli/cli.h"
+#include "kernels/kernels.h"
+#include "os/os.h"
+#include "os/process.h"
+
+enum { MAX_MODELS = 16 };
+
+typedef struct probes { size_t n_thread; sl_probe read, matmul[SL_N_TYPE]; bool has_matmul[SL_N_TYPE]; } probes;
+
+typedef struct bench {
+    /* flags */
+    sl_text_list files, synthetic;
+    const char *against, *json, *csv;
+    sl_int_list prompts, gens, depths, batches, threads, repeats;
+    bool given_prompts, given_gens, given_repeats;
+    int64_t n_batch;
+    double route_threshold;
+    /* work */
+    sl_synthetic made[MAX_MODELS];    /* of the models that are made; preset NULL: a file */
+    const char *names[MAX_MODELS];
+    sl_bench_model models[MAX_MODELS];
+    size_t n_model;                   /* the baseline is the last of them */
+    bool has_baseline;
+    probes probes[64];                /* [threads.n] */
+    sl_bench_row *rows;
+    size_t n_row, cap_row;
+} bench;
+
+/* ---- models -------------------------------------------------------------------------------------- */
+
+static bool is_file(const char *name) { return strchr(name, '/') || strstr(name, ".slu"); }
+
+static int add_synthetic(bench *b, const char *flag, const char *text) {
+    sl_error err;
+    sl_synthetic *made = &b->made[b->n_model];
+    if (sl_synthetic_parse(text, made, &err) != SL_OK) return sl_report(SL_EXIT_MISUSE, "%s: %s", flag, err.text);
+    b->names[b->n_model++] = made->preset->name;
+    return -1;
+}
+
+static void add_file(bench *b, const char *path) { b->names[b->n_model++] = path; }
+
+/* The baseline: named, or the twin of the first preset. */
+static int add_baseline(bench *b) {
+    const sl_preset *twin = b->made[0].preset ? sl_preset_twin(b->made[0].preset) : NULL;
+    if (b->against && !strcmp(b->against, "none")) return -1;
+    if (!b->against && !twin) return -1;
+    b->has_baseline = true;
+    if (b->against && is_file(b->against)) return add_file(b, b->against), -1;
+    if (b->against) return add_synthetic(b, "--against", b->against);
+    b->made[b->n_model] = (sl_synthetic){ twin, b->made[0].type, 0 };
+    b->names[b->n_model++] = twin->name;
+    return -1;
+}
+
+static int list_models(bench *b) {
+    int code = -1;
+    if (b->files.n + b->synthetic.n + 1 > MAX_MODELS)
+        return sl_report(SL_EXIT_MISUSE, "bench: %zu models given (expected at most %d)", b->files.n + b->synthetic.n,
+                         MAX_MODELS - 1);
+    for (size_t i = 0; i < b->synthetic.n && code < 0; i++) code = add_synthetic(b, "--synthetic", b->synthetic.v[i]);
+    for (size_t i = 0; i < b->files.n; i++) add_file(b, b->files.v[i]);
+    if (!b->n_model) add_file(b, NULL); /* the shipped one */
+    return code < 0 ? add_baseline(b) : code;
+}
+
+/* "models/demo/bridge.slu" is "bridge.slu" in the table. */
+static const char *short_name(const char *path) {
+    const char *slash = path ? strrchr(path, '/') : NULL;
+    return slash ? slash + 1 : path ? path : "bridge (shipped)";
+}
+
+static bool make_model(const sl_synthetic *made, sl_model **model) {
+    sl_error err;
+    uint64_t need = sl_synthetic_bytes(made), have = sl_os_memory_free();
+    if (need > have) {
+        sl_report(SL_EXIT_FAILED, "%s in %s needs %.1f GB of memory, %.1f GB are free", made->preset->name,
+                  sl_type_name(made->type), 1e-9 * (double)need, 1e-9 * (double)have);
+        return false;
+    }
+    if (sl_synthetic_make(made, model, &err) == SL_OK) return true;
+    sl_report_error(&err);
+    return false;
+}
+
+static bool open_models(bench *b) {
+    sl_error err;
+    sl_common common;
+    sl_common_init(&common);
+    for (size_t i = 0; i < b->n_model; i++) {
+        sl_bench_model *m = &b->models[i];
+        bool is_made = b->made[i].preset != NULL;
+        common.model = b->names[i];
+        m->label = is_made ? b->names[i] : short_name(b->names[i]);
+        m->resident = is_made;
+        if (!(is_made ? make_model(&b->made[i], &m->model) : sl_common_open_model(&common, &m->model))) return false;
+        if (sl_bench_model_init(m, &err) != SL_OK) return sl_report_error(&err), false;
+    }
+    return true;
+}
+
+/* ---- probes -------------------------------------------------------------------------------------- */
+
+static sl_type type_of(const sl_bench_model *m) {
+    sl_type type = SL_F32;
+    sl_type_parse(m->info.type, &type);
+    return type;
+}
+
+static bool print_probe(const char *name, const char *unit, size_t n_thread, const sl_probe *p) {
+    char line[160];
+    int n = snprintf(line, sizeof line, "%s, %zu threads: %.4g %s (best %.4g)\n", name, n_thread, p->median, unit, p->best);
+    return sl_out(line, (size_t)n) && sl_out_flush();
+}
+
+static sl_status run_probes(const bench *b, probes *p, size_t n_thread, sl_error *err) {
+    char name[64];
+    p->n_thread = n_thread;
+    SL_TRY(sl_probe_read(n_thread, &p->read, err));
+    print_probe("read probe", "GB/s", n_thread, &p->read);
+    for (size_t i = 0; i < b->n_model; i++) {
+        sl_type type = type_of(&b->models[i]);
+        if (p->has_matmul[type]) continue;
+        p->has_matmul[type] = true;
+        SL_TRY(sl_probe_matmul(n_thread, type, &p->matmul[type], err));
+        snprintf(name, sizeof name, "matrix probe (%s)", sl_type_name(type));
+        print_probe(name, "TFLOP/s", n_thread, &p->matmul[type]);
+    }
+    return SL_OK;
+}
+
+/* ---- rows ---------------------------------------------------------------------------------------- */
+
+static uint64_t other_bytes(const bench *b, size_t model) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < b->n_model; i++)
+        if (i != model && b->models[i].resident) sum += b->models[i].info.weight_bytes;
+    return sum;
+}
+
+/* A row that does not fit into memory is left out, with a line that says so. */
+static bool fits(const sl_bench_model *m, const sl_bench_config *c) {
+    char line[256];
+    sl_name_buf name;
+    uint64_t need = sl_bench_bytes(m, c), have = sl_os_memory_free();
+    if (need <= have) return true;
+    int n = snprintf(line, sizeof line, "(%s: %s%zu at depth %llu left out: it needs %.1f GB for states, %.1f GB are free)\n",
+                     sl_name(m->label, &name), c->n_prompt ? "pp" : "tg", c->n_prompt + c->n_gen,
+                     (unsigned long long)c->depth, 1e-9 * (double)need, 1e-9 * (double)have);
+    sl_out(line, sl_min((size_t)n, sizeof line - 1));
+    return false;
+}
+
+static sl_status measure(bench *b, size_t model, const sl_bench_config *c, const probes *p, const sl_bench_row *baseline,
+                         sl_bench_row *row, bool *measured, sl_error *err) {
+    sl_bench_model *m = &b->models[model];
+    *measured = false;
+    if (!fits(m, c)) return SL_OK;
+    SL_TRY(sl_bench_measure(m, c, other_bytes(b, model), row, err));
+    row->read_gbps = p->read.median;
+    row->matmul_tflops = p->matmul[type_of(m)].median;
+    if (baseline) row->ratio = row->median / baseline->median;
+    *measured = row->n_repeat > 0 && !sl_interrupted();
+    return SL_OK;
+}
+
+static sl_status keep_row(bench *b, const sl_bench_row *row, sl_error *err) {
+    if (!sl_grow((void **)&b->rows, &b->cap_row, b->n_row + 1, sizeof *b->rows))
+        return sl_fail(err, SL_E_MEMORY, "out of memory: %zu rows", b->n_row);
+    b->rows[b->n_row++] = *row;
+    sl_bench_table_row(row);
+    return SL_OK;
+}
+
+/* The baseline first, as the others' ratio needs it; shown last. */
+static sl_status run_config(bench *b, const sl_bench_config *c, const probes *p, sl_error *err) {
+    size_t n_own = b->n_model - b->has_baseline;
+    sl_bench_row base, row;
+    bool has_base = false, measured;
+    if (b->has_baseline) SL_TRY(measure(b, n_own, c, p, NULL, &base, &has_base, err));
+    for (size_t i = 0; i < n_own && !sl_interrupted(); i++) {
+        SL_TRY(measure(b, i, c, p, has_base ? &base : NULL, &row, &measured, err));
+        if (measured) SL_TRY(keep_row(b, &row, err));
+    }
+    if (!has_base) return SL_OK;
+    base.ratio = 1;
+    return keep_row(b, &base, err);
+}
+
+/* Rows of one number of threads, of sequences and of repetitions, by depth. */
+static sl_status run_depths(bench *b, sl_bench_config c, const probes *p, sl_error *err) {
+    for (size_t d = 0; d < b->depths.n; d++) {
+        c.depth = (uint64_t)b->depths.v[d];
+        c.n_gen = 0;
+        for (size_t i = 0; i < b->prompts.n && !sl_interrupted(); i++) {
+            c.n_prompt = (size_t)b->prompts.v[i];
+            if (c.n_prompt) SL_TRY(run_config(b, &c, p, err));
+        }
+        c.n_prompt = 0;
+        for (size_t i = 0; i < b->gens.n && !sl_interrupted(); i++) {
+            c.n_gen = (size_t)b->gens.v[i];
+            if (c.n_gen) SL_TRY(run_config(b, &c, p, err));
+        }
+    }
+    return SL_OK;
+}
+
+static sl_status run_rows(bench *b, sl_error *err) {
+    sl_bench_config c = { .n_batch = (size_t)b->n_batch, .tau = (float)b->route_threshold };
+    c.max_seconds = b->given_repeats ? 0 : 8;
+    for (size_t t = 0; t < b->threads.n; t++)
+        SL_TRY(run_probes(b, &b->probes[t], (size_t)b->threads.v[t], err));
+    sl_bench_table_head();
+    for (size_t t = 0; t < b->threads.n; t++)
+        for (size_t i = 0; i < b->batches.n; i++)
+            for (size_t r = 0; r < b->repeats.n && !sl_interrupted(); r++) {
+                c.n_thread = (size_t)b->threads.v[t];
+                c.n_seq = (size_t)b->batches.v[i];
+                c.n_repeat = (size_t)b->repeats.v[r];
+                SL_TRY(run_depths(b, c, &b->probes[t], err));
+            }
+    return SL_OK;
+}
+
+/* ---- the command --------------------------------------------------------------------------------- */
+
+/* Lists that were not given: what takes a minute or two. */
+static void set_defaults(bench *b) {
+    uint64_t n_param = 0;
+    int64_t depth = 0;
+    for (size_t i = 0; i < b->n_model; i++)
+        if (b->models[i].info.n_param > n_param) n_param = b->models[i].info.n_param;
+    for (size_t i = 0; i < b->depths.n; i++)
+        if (b->depths.v[i] > depth) depth = b->depths.v[i];
+    if (!b->given_prompts) b->prompts.v[b->prompts.n++] = depth >= 32768 ? 32 : n_param > 100000000 ? 128 : 512;
+    if (!b->given_gens) b->gens.v[b->gens.n++] = 32;
+    if (!b->repeats.n) b->repeats.v[b->repeats.n++] = 3;
+    if (!b->depths.n) b->depths.v[b->depths.n++] = 0;
+    if (!b->batches.n) b->batches.v[b->batches.n++] = 1;
+    if (!b->threads.n) b->threads.v[b->threads.n++] = (int64_t)sl_os_processors();
+}
+
+static int write_files(const bench *b) {
+    sl_error err;
+    sl_status status = SL_OK;
+    if (b->json) status = sl_bench_write_json(b->json, b->rows, b->n_row, &err);
+    if (b->csv && status == SL_OK) status = sl_bench_write_csv(b->csv, b->rows, b->n_row, &err);
+    return status == SL_OK ? SL_EXIT_OK : sl_report_error(&err);
+}
+
+/* Better to hear of a wrong path now than after minutes of work. */
+static sl_status check_path(const char *path, sl_error *err) {
+    sl_os_out out;
+    if (!path) return SL_OK;
+    SL_TRY(sl_os_out_open(&out, path, err));
+    sl_os_out_abort(&out);
+    return SL_OK;
+}
+
+static int run_bench(bench *b) {
+    sl_error err;
+    if (check_path(b->json, &err) != SL_OK || check_path(b->csv, &err) != SL_OK) return sl_report_error(&err);
+    sl_interrupt_install();
+    if (!open_models(b)) return SL_EXIT_FAILED;
+    set_defaults(b);
+    if (run_rows(b, &err) != SL_OK) return sl_report_error(&err);
+    if (sl_interrupted()) return SL_EXIT_INTERRUPTED;
+    if (!b->n_row) return sl_report(SL_EXIT_FAILED, "no row was measured (expected -p or -n above 0, and enough memory)");
+    return write_files(b);
+}
+
+static void release(bench *b) {
+    for (size_t i = 0; i < b->n_model; i++) sl_bench_model_release(&b->models[i]);
+    free(b->rows);
+}
+
+static int run(int argc, char **argv) {
+    static bench b; /* large; a program runs one command */
+    b = (bench){ .n_batch = 512, .route_threshold = (double)NAN };
+    const sl_arg args[] = {
+        { "-m, --model", "FILE", SL_ARG_TEXTS, &b.files, 0, 0, "model file; may be given again (the shipped Bridge)", NULL },
+        { "--synthetic", "NAME[:TYPE][:deep=X]", SL_ARG_TEXTS, &b.synthetic, 0, 0,
+          "random weights of a preset: bridge-1.3b, -7b, -13b, transformer-1.3b, ...; types f32 f16 bf16 q8 q4", NULL },
+        { "--against", "NAME|FILE", SL_ARG_TEXT, &b.against, 0, 0,
+          "baseline: preset, .slu file or none (for a Bridge preset the transformer of its size)", NULL },
+        { "-p, --n-prompt", "N,...", SL_ARG_LIST, &b.prompts, 0, 1 << 24,
+          "tokens of prefill rows; 0: none (512, of large models 128)", &b.given_prompts },
+        { "-n, --n-gen", "N,...", SL_ARG_LIST, &b.gens, 0, 1 << 24, "tokens of decode rows; 0: none (32)", &b.given_gens },
+        { "-d, --n-depth", "N,...", SL_ARG_LIST, &b.depths, 0, 1 << 30, "tokens seen before (0)", NULL },
+        { "-b, --batch", "N,...", SL_ARG_LIST, &b.batches, 1, 4096, "sequences at once (1)", NULL },
+        { "-t, --threads", "N,...", SL_ARG_LIST, &b.threads, 1, 1024, "threads (one per processor)", NULL },
+        { "-r, --repetitions", "N,...", SL_ARG_LIST, &b.repeats, 1, 1000,
+          "repetitions (3, fewer where one takes long)", &b.given_repeats },
+        { "--n-batch", "N", SL_ARG_INT, &b.n_batch, 1, 65536, "tokens per pass (512)", NULL },
+        { "--route-threshold", "X", SL_ARG_FLOAT, &b.route_threshold, 0, 1,
+          "0..1 replaces tau in every routed layer (as stored in the model)", NULL },
+        { "--json", "FILE", SL_ARG_TEXT, &b.json, 0, 0, "write the rows as JSON", NULL },
+        { "--csv", "FILE", SL_ARG_TEXT, &b.csv, 0, 0, "write the rows as CSV", NULL },
+    };
+    int code = sl_args_parse(argc, argv, &sl_cmd_bench, args, sizeof args / sizeof *args, NULL, 0, 0, NULL);
+    if (code < 0) code = list_models(&b);
+    if (code >= 0) return code;
+    code = run_bench(&b);
+    release(&b);
+    return code;
+}
+
+const sl_command sl_cmd_bench = {
+    "bench",
+    "sluice bench [-m FILE | --synthetic PRESET:TYPE] [flags]",
+    "measure speed, memory and bytes moved, against a transformer",
+    run,
+};
