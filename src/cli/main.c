@@ -11,7 +11,7 @@
 #include "os/os.h"
 
 static const sl_command *const commands[] = {
-    &sl_cmd_generate, &sl_cmd_chat, &sl_cmd_batch, &sl_cmd_logits, &sl_cmd_perplexity,
+    &sl_cmd_generate, &sl_cmd_chat, &sl_cmd_batch, &sl_cmd_tokenize, &sl_cmd_logits, &sl_cmd_perplexity,
     &sl_cmd_convert, &sl_cmd_quantize, &sl_cmd_info, &sl_cmd_verify, NULL
 };
 

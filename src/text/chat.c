@@ -131,10 +131,12 @@ static sl_status write_turn(writer *w, sl_chat_kind kind, const sl_message *m) {
 }
 
 static sl_status write_plain(writer *w, const sl_message *m) {
-    static const char *const openings[N_ROLE] = { "", "User: ", "Assistant: " };
-    SL_TRY(put(w, openings[role_of(m)]));
+    static const char *const openings[N_ROLE] = { "", "User:", "Assistant:" };
+    int role = role_of(m);
+    SL_TRY(put(w, openings[role]));
+    if (role != SYSTEM && m->n_content) SL_TRY(put(w, " "));
     SL_TRY(put_content(w, m));
-    return put(w, "\n\n");
+    return close_turn(w, SL_CHAT_PLAIN);
 }
 
 /* [INST] formats: a system message goes into the next question. */
@@ -153,7 +155,7 @@ static sl_status write_question(writer *w, sl_chat_kind kind, const sl_message *
 }
 
 static sl_status write_answer(writer *w, sl_chat_kind kind, const sl_message *m) {
-    SL_TRY(put(w, " "));
+    if (m->n_content) SL_TRY(put(w, " "));
     SL_TRY(put_trimmed(w, m));
     return close_turn(w, kind);
 }
@@ -195,17 +197,6 @@ sl_status sl_chat_encode(sl_chat_kind kind, const sl_tokenizer *tokenizer, int32
     size_t before = *n;
     writer w = { .tokenizer = tokenizer, .bos = bos, .tokens = tokens, .n = n, .cap = cap, .err = err };
     sl_status status = write_all(&w, kind, messages, n_message, first, answer);
-    sl_buf_release(&w.text);
-    if (status != SL_OK) *n = before;
-    return status;
-}
-
-sl_status sl_chat_close(sl_chat_kind kind, const sl_tokenizer *tokenizer, int32_t **tokens, size_t *n,
-                        size_t *cap, sl_error *err) {
-    size_t before = *n;
-    writer w = { .tokenizer = tokenizer, .bos = -1, .tokens = tokens, .n = n, .cap = cap, .err = err };
-    sl_status status = close_turn(&w, kind);
-    if (status == SL_OK) status = flush(&w);
     sl_buf_release(&w.text);
     if (status != SL_OK) *n = before;
     return status;
