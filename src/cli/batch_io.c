@@ -13,9 +13,9 @@
 
 enum { PIECE = 1 << 16, RESULT_BYTES = 1 << 28 /* the longest result that is read back */ };
 
-sl_status sl_lines_open(sl_lines *lines, const char *path, uint64_t max_bytes, sl_error *err) {
+sl_status sl_reader_open(sl_reader *lines, const char *path, uint64_t max_bytes, sl_error *err) {
     sl_name_buf buf;
-    *lines = (sl_lines){ .path = path, .max_bytes = max_bytes };
+    *lines = (sl_reader){ .path = path, .max_bytes = max_bytes };
     if (sl_os_kind_of(path) == SL_OS_FOLDER)
         return sl_fail(err, SL_E_IO, "%s is a folder, expected a file of lines", sl_name(path, &buf));
     lines->file = fopen(path, "rb");
@@ -24,7 +24,7 @@ sl_status sl_lines_open(sl_lines *lines, const char *path, uint64_t max_bytes, s
 }
 
 /* Appends a piece of the file to buf. */
-static sl_status fill(sl_lines *lines, sl_error *err) {
+static sl_status fill(sl_reader *lines, sl_error *err) {
     sl_buf *buf = &lines->buf;
     sl_name_buf name;
     if (!sl_grow((void **)&buf->data, &buf->cap, buf->n + PIECE, 1))
@@ -38,7 +38,7 @@ static sl_status fill(sl_lines *lines, sl_error *err) {
 }
 
 /* Drops the bytes before the present line once they are many, so that the buffer stays small. */
-static void drop_used(sl_lines *lines) {
+static void drop_used(sl_reader *lines) {
     sl_buf *buf = &lines->buf;
     if (lines->at < PIECE && lines->at < buf->n) return;
     if (lines->at < buf->n) memmove(buf->data, buf->data + lines->at, buf->n - lines->at);
@@ -48,7 +48,7 @@ static void drop_used(sl_lines *lines) {
 
 /* Finds the end of the line that starts at `at`, reading on; *length does not count the newline. What is read
  * of a line that is too long is dropped. */
-static sl_status find_end(sl_lines *lines, uint64_t *length, sl_error *err) {
+static sl_status find_end(sl_reader *lines, uint64_t *length, sl_error *err) {
     size_t from = lines->at; /* not searched yet */
     uint64_t dropped = 0;
     for (;;) {
@@ -72,7 +72,7 @@ static sl_status find_end(sl_lines *lines, uint64_t *length, sl_error *err) {
     }
 }
 
-sl_status sl_lines_next(sl_lines *lines, bool *more, sl_error *err) {
+sl_status sl_reader_next(sl_reader *lines, bool *more, sl_error *err) {
     uint64_t length;
     drop_used(lines);
     lines->offset = lines->next_offset;
@@ -85,10 +85,10 @@ sl_status sl_lines_next(sl_lines *lines, bool *more, sl_error *err) {
     return SL_OK;
 }
 
-void sl_lines_close(sl_lines *lines) {
+void sl_reader_close(sl_reader *lines) {
     if (lines->file) fclose(lines->file);
     sl_buf_release(&lines->buf);
-    *lines = (sl_lines){ 0 };
+    *lines = (sl_reader){ 0 };
 }
 
 /* ---- a set of texts ------------------------------------------------------------------------------ */
@@ -160,13 +160,13 @@ static sl_status add_done(sl_journal *journal, sl_done done, bool is_error, sl_e
 }
 
 /* All finished lines. A line that is no result is let pass only if nothing comes after it. */
-static sl_status read_results(sl_journal *journal, sl_lines *lines, sl_error *err) {
+static sl_status read_results(sl_journal *journal, sl_reader *lines, sl_error *err) {
     sl_name_buf buf;
     uint64_t broken = 0; /* number of a line that is no result, from 1 */
     for (bool more;;) {
         sl_done done;
         bool is_error;
-        SL_TRY(sl_lines_next(lines, &more, err));
+        SL_TRY(sl_reader_next(lines, &more, err));
         if (!more) break;
         if (broken)
             return sl_fail(err, SL_E_FORMAT, "%s: line %llu is not a result of batch, so it is not continued",
@@ -209,14 +209,14 @@ static sl_status check_results(sl_journal *journal, const char *path, sl_error *
 }
 
 sl_status sl_journal_read(sl_journal *journal, const char *path, sl_error *err) {
-    sl_lines lines;
+    sl_reader lines;
     *journal = (sl_journal){ 0 };
     if (sl_os_kind_of(path) == SL_OS_NOTHING) return SL_OK;
-    sl_status status = sl_lines_open(&lines, path, RESULT_BYTES, err);
+    sl_status status = sl_reader_open(&lines, path, RESULT_BYTES, err);
     if (status == SL_OK) status = read_results(journal, &lines, err);
     if (status == SL_OK) status = check_results(journal, path, err);
     if (status == SL_OK) status = check_beginning(journal, path, err);
-    sl_lines_close(&lines);
+    sl_reader_close(&lines);
     if (status != SL_OK) sl_journal_release(journal);
     return status;
 }

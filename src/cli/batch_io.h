@@ -10,7 +10,7 @@
 
 /* Reads a file line by line through a buffer of its own; a line longer than max_bytes is skipped over and
  * reported as such. */
-typedef struct sl_lines {
+typedef struct sl_reader {
     FILE *file;
     const char *path;
     uint64_t max_bytes;
@@ -23,12 +23,12 @@ typedef struct sl_lines {
     uint64_t index, offset;  /* line number from 0 and its first byte in the file */
     uint64_t next_offset;    /* first byte of the line after it */
     bool begun, at_end;
-} sl_lines;
+} sl_reader;
 
-sl_status sl_lines_open(sl_lines *lines, const char *path, uint64_t max_bytes, sl_error *err);
+sl_status sl_reader_open(sl_reader *lines, const char *path, uint64_t max_bytes, sl_error *err);
 /* The next line; *more false: there is none. */
-sl_status sl_lines_next(sl_lines *lines, bool *more, sl_error *err);
-void sl_lines_close(sl_lines *lines);
+sl_status sl_reader_next(sl_reader *lines, bool *more, sl_error *err);
+void sl_reader_close(sl_reader *lines);
 
 /* ---- a set of texts ------------------------------------------------------------------------------ */
 

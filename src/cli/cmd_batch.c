@@ -35,7 +35,7 @@ typedef struct batch {
     sl_session *session;
     sl_jobs jobs;
     slot *slots; /* [n_slot] */
-    sl_lines lines;
+    sl_reader lines;
     bool in_ended;
     sl_text_set ids;
     sl_journal journal;
@@ -94,7 +94,7 @@ static sl_status sync_output(batch *b, bool at_once, sl_error *err) {
 /* The next line, parsed. *why says what is wrong with it (code SL_OK: nothing); running out of memory is not
  * the line's fault and fails. */
 static sl_status parse_line(batch *b, sl_line *line, sl_error *why, sl_error *err) {
-    const sl_lines *lines = &b->lines;
+    const sl_reader *lines = &b->lines;
     bool added = true;
     sl_name_buf buf;
     why->code = SL_OK;
@@ -206,7 +206,7 @@ static sl_status fill_slots(batch *b, sl_error *err) {
     for (size_t i = 0; i < (size_t)b->n_slot; i++) {
         while (!b->slots[i].busy && !b->in_ended && !sl_interrupted()) {
             bool more;
-            SL_TRY(sl_lines_next(&b->lines, &more, err));
+            SL_TRY(sl_reader_next(&b->lines, &more, err));
             b->in_ended = !more;
             if (more) SL_TRY(take_line(b, i, err));
             SL_TRY(sync_output(b, false, err));
@@ -249,7 +249,7 @@ static sl_status check_journal(batch *b, uint64_t *n_line, sl_error *err) {
     for (bool more;;) {
         sl_line line;
         sl_error why;
-        SL_TRY(sl_lines_next(&b->lines, &more, err));
+        SL_TRY(sl_reader_next(&b->lines, &more, err));
         if (!more) break;
         sl_status status = parse_line(b, &line, &why, err);
         sl_text_hash id = sl_text_hash_of(line.id, line.n_id);
@@ -276,10 +276,10 @@ static sl_status read_journal(batch *b, bool *finished, sl_error *err) {
         return sl_fail(err, SL_E_IO, "%s is not a regular file, which --resume needs", sl_name(b->in, &buf));
     SL_TRY(sl_journal_read(&b->journal, b->out, err));
     if (!b->journal.n) return SL_OK;
-    SL_TRY(sl_lines_open(&b->lines, b->in, SL_LINE_BYTES, err));
+    SL_TRY(sl_reader_open(&b->lines, b->in, SL_LINE_BYTES, err));
     SL_TRY(check_journal(b, &n_line, err));
     *finished = n_line == b->journal.n;
-    sl_lines_close(&b->lines);
+    sl_reader_close(&b->lines);
     sl_text_set_release(&b->ids);
     b->n_passed = 0;
     return SL_OK;
@@ -318,7 +318,7 @@ static void release(batch *b) {
     sl_jobs_release(&b->jobs);
     sl_session_destroy(b->session);
     sl_model_close(b->model);
-    sl_lines_close(&b->lines);
+    sl_reader_close(&b->lines);
     sl_text_set_release(&b->ids);
     sl_journal_release(&b->journal);
     sl_os_append_close(&b->file);
@@ -352,7 +352,7 @@ static int run_batch(batch *b) {
         sl_note("nothing to do: all %zu lines have results", b->journal.n);
         return SL_EXIT_OK;
     }
-    if (sl_lines_open(&b->lines, b->in, SL_LINE_BYTES, &err) != SL_OK) return sl_report_error(&err);
+    if (sl_reader_open(&b->lines, b->in, SL_LINE_BYTES, &err) != SL_OK) return sl_report_error(&err);
     if (!sl_common_open(&b->common, (size_t)b->n_slot, &b->model, &b->session)) return SL_EXIT_FAILED;
     if (!b->model->tokenizer)
         return sl_report(SL_EXIT_FAILED, "the model has no tokenizer, which batch needs for its prompts");
