@@ -11,8 +11,8 @@
 #include "os/os.h"
 
 static const sl_command *const commands[] = {
-    &sl_cmd_generate, &sl_cmd_chat, &sl_cmd_batch, &sl_cmd_tokenize, &sl_cmd_logits, &sl_cmd_perplexity,
-    &sl_cmd_convert, &sl_cmd_quantize, &sl_cmd_info, &sl_cmd_verify, NULL
+    &sl_cmd_generate, &sl_cmd_chat, &sl_cmd_batch, &sl_cmd_bench, &sl_cmd_tokenize, &sl_cmd_logits,
+    &sl_cmd_perplexity, &sl_cmd_convert, &sl_cmd_quantize, &sl_cmd_info, &sl_cmd_verify, NULL
 };
 
 static int print_help(void) {
@@ -33,8 +33,9 @@ static int print_help(void) {
 
 static int print_version(void) {
     char line[128];
+    const char *bad;
     int n = snprintf(line, sizeof line, "sluice %s (%s, %zu processors)\n", sl_version(),
-                     sl_cpu_features_name(sl_cpu_features_allowed(NULL)), sl_os_processors());
+                     sl_cpu_features_name(sl_cpu_features_allowed(&bad)), sl_os_processors());
     return sl_out(line, (size_t)n) && sl_out_flush() ? SL_EXIT_OK : SL_EXIT_FAILED;
 }
 

@@ -46,10 +46,10 @@ def scratch():
 
 def sluice(*args, stdin=b"", check=None, timeout=120, **more):
     """Runs `sluice args`; output as bytes. check: the exit code it must have."""
-    command = [SLUICE, *map(os.fspath, args)]
+    command = [SLUICE, *(a if isinstance(a, bytes) else str(a) for a in args)]
     result = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout, **more)
     if check is not None and result.returncode != check:
-        raise AssertionError(f"exit {result.returncode}, expected {check}: {command}\n{result.stderr.decode(errors='replace')}")
+        raise AssertionError(f"exit {result.returncode}, expected {check}: {command}\n{result.stderr[:2000]}")
     return result
 
 
