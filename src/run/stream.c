@@ -22,7 +22,7 @@ static sl_status begin_scan(sl_stream *s, sl_error *err) {
     SL_TRY(sl_alloc((void **)&s->scan, s->n_stop, sizeof *s->scan, "stop texts", err));
     for (size_t i = 0; i < s->n_stop; i++) {
         const sl_stop *stop = &s->stops[i];
-        if (stop->n > UINT32_MAX) return sl_fail(err, SL_E_ARG, "a stop text of %zu bytes is too long", stop->n);
+        if (stop->n > UINT32_MAX) return sl_fail(err, SL_E_ARG, "stop text of %zu bytes is too long", stop->n);
         SL_TRY(sl_alloc((void **)&s->scan[i].fail, stop->n, sizeof *s->scan[i].fail, "stop texts", err));
         uint32_t *fail = s->scan[i].fail;
         for (size_t k = 1; k < stop->n; k++) fail[k] = (uint32_t)step(stop, fail, fail[k - 1], stop->text[k]);

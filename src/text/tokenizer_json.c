@@ -19,6 +19,8 @@ enum {
 
 static const char GPT2_PATTERN[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+static const char DIGITS_PATTERN[] = "\\p{N}";
+static const char PUNCTUATION_PATTERN[] = "[\\p{P}$+<=>^`|~]";
 
 /* ---- access to the JSON ------------------------------------------------------------------------- */
 
@@ -222,6 +224,11 @@ static sl_status add_split(sl_tokenizer *t, const char *pattern, size_t n, bool 
     return sl_pattern_create(pattern, n, literal, &stage->pattern, err);
 }
 
+/* The same for a pattern of ours. */
+static sl_status add_pattern(sl_tokenizer *t, const char *pattern, sl_split_how how, sl_error *err) {
+    return add_split(t, pattern, strlen(pattern), false, how, err);
+}
+
 static sl_status read_behavior(const json_t *object, sl_split_how *how, sl_error *err) {
     static const char *const names[] = { "Isolated", "Removed", "MergedWithPrevious", "MergedWithNext",
                                          "Contiguous" };
@@ -258,7 +265,7 @@ static sl_status read_byte_level(sl_tokenizer *t, const json_t *object, sl_error
         if (!sl_buf_append(&stage->prefix, " ", 1))
             return sl_fail(err, SL_E_MEMORY, "out of memory for the tokenizer");
     }
-    if (use_regex) SL_TRY(add_split(t, GPT2_PATTERN, sizeof GPT2_PATTERN - 1, false, SL_SPLIT_ISOLATED, err));
+    if (use_regex) SL_TRY(add_pattern(t, GPT2_PATTERN, SL_SPLIT_ISOLATED, err));
     return add_stage(t, SL_STAGE_BYTES, &stage, err);
 }
 
@@ -298,12 +305,12 @@ static sl_status read_pre_tokenizer(sl_tokenizer *t, const json_t *object, int d
     if (strcmp(type, "Digits") == 0) {
         bool single = false;
         SL_TRY(flag_of(object, "individual_digits", &single, err));
-        return add_split(t, "\\p{N}", 5, false, single ? SL_SPLIT_ISOLATED : SL_SPLIT_CONTIGUOUS, err);
+        return add_pattern(t, DIGITS_PATTERN, single ? SL_SPLIT_ISOLATED : SL_SPLIT_CONTIGUOUS, err);
     }
     if (strcmp(type, "Punctuation") == 0) {
         sl_split_how how = SL_SPLIT_ISOLATED;
         if (json_object_get(object, "behavior")) SL_TRY(read_behavior(object, &how, err));
-        return add_split(t, "[\\p{P}$+<=>^`|~]", 17, false, how, err);
+        return add_pattern(t, PUNCTUATION_PATTERN, how, err);
     }
     return unsupported(err, "pre-tokenizer", type,
                        "ByteLevel, Split, Digits, Punctuation, Metaspace or Sequence");
