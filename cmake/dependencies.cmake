@@ -13,7 +13,14 @@ foreach(name jansson pcre2-8 utf8proc xxhash)
   target_link_libraries(sl_dependencies INTERFACE $<IF:$<BOOL:${SL_${name}_STATIC}>,${SL_${name}_STATIC},${SL_${name}_SHARED}>)
   target_link_libraries(sl_dependencies_shared INTERFACE ${SL_${name}_SHARED})
 endforeach()
-target_link_libraries(sl_dependencies INTERFACE OpenMP::OpenMP_C m)
+# gcc's OpenMP run time is linked statically too; clang's has no archive.
+execute_process(COMMAND ${CMAKE_C_COMPILER} -print-file-name=libgomp.a OUTPUT_VARIABLE SL_GOMP OUTPUT_STRIP_TRAILING_WHITESPACE)
+if(CMAKE_C_COMPILER_ID STREQUAL "GNU" AND EXISTS "${SL_GOMP}")
+  target_compile_options(sl_dependencies INTERFACE ${OpenMP_C_FLAGS})
+  target_link_libraries(sl_dependencies INTERFACE ${SL_GOMP} pthread dl m)
+else()
+  target_link_libraries(sl_dependencies INTERFACE OpenMP::OpenMP_C m)
+endif()
 target_link_libraries(sl_dependencies_shared INTERFACE OpenMP::OpenMP_C m)
 
 # Line editing is needed by the program only. Static libedit needs its own helpers.
