@@ -152,8 +152,10 @@ static bool print_entry(const sl_meta_entry *entry) {
 
 static int print_text(const sl_model *model) {
     bool good = print_model(model) && print_text_side(model);
-    good = good && line("processor", "%s", sl_cpu_features_name(sl_cpu_features_allowed(NULL)));
-    good = good && line("fingerprint", "%016llx", (unsigned long long)model->fingerprint) && line("metadata", "%zu keys", model->slu.meta.n);
+    const char *bad; /* main has refused a bad SLUICE_CPU */
+    good = good && line("processor", "%s", sl_cpu_features_name(sl_cpu_features_allowed(&bad)));
+    good = good && line("fingerprint", "%016llx", (unsigned long long)model->fingerprint) &&
+           line("metadata", "%zu keys", model->slu.meta.n);
     for (size_t i = 0; i < model->slu.meta.n && good; i++)
         if (!is_member(&model->slu.meta, model->slu.meta.entries[i].key)) good = print_entry(&model->slu.meta.entries[i]);
     return good && sl_out_flush() ? SL_EXIT_OK : SL_EXIT_FAILED;

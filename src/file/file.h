@@ -20,8 +20,8 @@ enum {
 
 /* As sl_slu_open, over bytes in memory that stay the caller's. */
 sl_status sl_slu_parse(sl_slu *slu, const void *data, uint64_t size, sl_error *err);
-/* XXH3-64 of the first n_bytes of a file, its 8 bytes of checksum left out. */
-uint64_t sl_slu_header_checksum(const uint8_t *data, uint64_t n_bytes);
+/* XXH3-64 of the first n_bytes of a file with its checksum field as zero; false: out of memory. */
+bool sl_slu_header_checksum(const uint8_t *data, uint64_t n_bytes, uint64_t *checksum);
 /* Bytes of a tensor's data; false: a dimension is out of 1..2^31-1 or the product does not fit. */
 bool sl_slu_tensor_bytes(const sl_slu_tensor *tensor, uint64_t *bytes);
 /* Bytes of header, metadata and directory up to the first tensor's data. */

@@ -22,9 +22,18 @@ static bool all_zero(const uint8_t *p, uint64_t n) {
     return true;
 }
 
-uint64_t sl_slu_header_checksum(const uint8_t *data, uint64_t n_bytes) {
-    const size_t after = SL_SLU_CHECKSUM_AT + 8;
-    return XXH3_64bits_withSeed(data + after, (size_t)n_bytes - after, XXH3_64bits(data, SL_SLU_CHECKSUM_AT));
+bool sl_slu_header_checksum(const uint8_t *data, uint64_t n_bytes, uint64_t *checksum) {
+    static const uint8_t zeros[8];
+    const size_t after = SL_SLU_CHECKSUM_AT + sizeof zeros;
+    XXH3_state_t *state = XXH3_createState();
+    if (!state) return false;
+    XXH3_64bits_reset(state);
+    XXH3_64bits_update(state, data, SL_SLU_CHECKSUM_AT);
+    XXH3_64bits_update(state, zeros, sizeof zeros);
+    XXH3_64bits_update(state, data + after, (size_t)n_bytes - after);
+    *checksum = XXH3_64bits_digest(state);
+    XXH3_freeState(state);
+    return true;
 }
 
 bool sl_slu_tensor_bytes(const sl_slu_tensor *tensor, uint64_t *bytes) {
@@ -257,7 +266,8 @@ static sl_status parse(sl_slu *slu, sl_error *err) {
     SL_TRY(read_meta(slu, &h, err));
     SL_TRY(read_directory(slu, &h, err));
     SL_TRY(check_names(slu, err));
-    slu->fingerprint = sl_slu_header_checksum(slu->data, h.data_offset);
+    if (!sl_slu_header_checksum(slu->data, h.data_offset, &slu->fingerprint))
+        return sl_fail(err, SL_E_MEMORY, "out of memory for a checksum");
     if (slu->fingerprint == get_u64(slu->data + SL_SLU_CHECKSUM_AT)) return SL_OK;
     return sl_fail(err, SL_E_FORMAT, "the header is damaged: its checksum is %016llx, expected %016llx",
                    ull(slu->fingerprint), ull(get_u64(slu->data + SL_SLU_CHECKSUM_AT)));

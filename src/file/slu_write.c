@@ -167,7 +167,10 @@ static sl_status write_head(sl_slu_writer *w, sl_error *err) {
         return sl_fail(err, SL_E_ARG, "data for %zu of %zu tensors only", w->at, w->n_tensor);
     uint8_t *p = w->head.data + SL_SLU_HEADER + w->meta_bytes;
     for (size_t i = 0; i < w->n_tensor; i++, p += SL_SLU_DIR_ENTRY) put_tensor(p, &w->tensors[i]);
-    put_u64(w->head.data + SL_SLU_CHECKSUM_AT, sl_slu_header_checksum(w->head.data, w->head.n));
+    uint64_t checksum;
+    if (!sl_slu_header_checksum(w->head.data, w->head.n, &checksum))
+        return sl_fail(err, SL_E_MEMORY, "out of memory for a checksum");
+    put_u64(w->head.data + SL_SLU_CHECKSUM_AT, checksum);
     SL_TRY(sl_os_out_pwrite(&w->out, w->head.data, w->head.n, 0, err));
     return sl_os_out_commit(&w->out, err);
 }
