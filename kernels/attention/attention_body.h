@@ -8,7 +8,7 @@
 
 enum { VALUE_BLOCK = 64 / SL_LANES, SCORE_VECTORS = SL_ATTN_BLOCK / SL_LANES };
 
-/* Running softmax of one query head: its largest score and the sum of its weights; y holds the sum of values. */
+/* Running softmax of one query head: its largest score and the sum of its weights; y holds the sum so far. */
 typedef struct softmax {
     float top, total;
 } softmax;
