@@ -32,6 +32,7 @@ SL_INLINE vf v_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); } /* c
 /* if either is NaN, b: so that with a constant first NaN passes through */
 SL_INLINE vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 SL_INLINE vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
+SL_INLINE vf v_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 SL_INLINE vf v_minus_abs(vf a) { return _mm256_or_ps(a, _mm256_set1_ps(-0.0f)); }
 /* neg where x has its sign bit set, else pos */
 SL_INLINE vf v_by_sign(vf x, vf neg, vf pos) { return _mm256_blendv_ps(pos, neg, x); }
@@ -68,6 +69,43 @@ SL_INLINE vf v_load_f16_n(const uint16_t *p, size_t n) {
     uint16_t padded[SL_LANES] = { 0 };
     memcpy(padded, p, n * sizeof *p);
     return v_load_f16(padded);
+}
+
+SL_INLINE vf v_load_bf16(const uint16_t *p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+SL_INLINE vf v_load_bf16_n(const uint16_t *p, size_t n) {
+    if (n == SL_LANES) return v_load_bf16(p);
+    uint16_t padded[SL_LANES] = { 0 };
+    memcpy(padded, p, n * sizeof *p);
+    return v_load_bf16(padded);
+}
+
+/* to f16, to nearest even; the first n lanes */
+SL_INLINE void v_store_f16_n(uint16_t *p, vf x, size_t n) {
+    const __m128i half = _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    if (n == SL_LANES) {
+        _mm_storeu_si128((__m128i *)p, half);
+    } else {
+        uint16_t all[SL_LANES];
+        _mm_storeu_si128((__m128i *)all, half);
+        memcpy(p, all, n * sizeof *p);
+    }
+}
+/* int8 to floats and whole floats in -128 .. 127 back */
+SL_INLINE vf v_load_i8(const int8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+SL_INLINE void v_store_i8(int8_t *p, vf whole) {
+    const __m256i wide = _mm256_cvtps_epi32(whole);
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(words, words));
+}
+/* the low (shift 0) or high (4) halves of bytes, 0 .. 15 */
+SL_INLINE vf v_load_u4(const uint8_t *p, int shift) {
+    const __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+    return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(wide, shift), _mm256_set1_epi32(15)));
 }
 
 /* lanes from .. to - 1 of x, fill in the others */

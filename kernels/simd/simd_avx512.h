@@ -27,6 +27,7 @@ SL_INLINE vf v_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); } /* c
 /* if either is NaN, b */
 SL_INLINE vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 SL_INLINE vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+SL_INLINE vf v_abs(vf a) { return _mm512_abs_ps(a); }
 SL_INLINE vf v_minus_abs(vf a) { return _mm512_or_ps(a, _mm512_set1_ps(-0.0f)); }
 /* neg where x has its sign bit set, else pos */
 SL_INLINE vf v_by_sign(vf x, vf neg, vf pos) {
@@ -51,6 +52,31 @@ SL_INLINE void v_store_n(float *p, vf x, size_t n) {
 SL_INLINE vf v_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 SL_INLINE vf v_load_f16_n(const uint16_t *p, size_t n) {
     return n == SL_LANES ? v_load_f16(p) : _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(v_mask(n), p));
+}
+
+SL_INLINE vf v_load_bf16_n(const uint16_t *p, size_t n) {
+    const __m256i half = n == SL_LANES ? _mm256_loadu_si256((const __m256i *)p) : _mm256_maskz_loadu_epi16(v_mask(n), p);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+SL_INLINE vf v_load_bf16(const uint16_t *p) { return v_load_bf16_n(p, SL_LANES); }
+
+/* to f16, to nearest even; the first n lanes */
+SL_INLINE void v_store_f16_n(uint16_t *p, vf x, size_t n) {
+    const __m256i half = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    if (n == SL_LANES) _mm256_storeu_si256((__m256i *)p, half);
+    else _mm256_mask_storeu_epi16(p, v_mask(n), half);
+}
+/* int8 to floats and whole floats in -128 .. 127 back */
+SL_INLINE vf v_load_i8(const int8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+SL_INLINE void v_store_i8(int8_t *p, vf whole) {
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(whole)));
+}
+/* the low (shift 0) or high (4) halves of bytes, 0 .. 15 */
+SL_INLINE vf v_load_u4(const uint8_t *p, int shift) {
+    const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm512_cvtepi32_ps(_mm512_and_epi32(_mm512_srli_epi32(wide, (unsigned)shift), _mm512_set1_epi32(15)));
 }
 
 /* lanes from .. to - 1 of x, fill in the others */

@@ -1,0 +1,54 @@
+/* The walk of a matrix product over its tiles, shared by the vector variants.
+ *
+ * A tile function computes a block of rows for 1, 2 or 4 tokens. Each output has its own accumulator lanes and
+ * the same chain of operations in every tile, so the cut into tiles never shows in the bits. Rows go outside,
+ * tokens inside: a block of rows is read from memory once and stays in the first cache for the other tokens;
+ * tokens are taken in blocks of 64 so that they stay in the second. */
+#ifndef SL_KERNELS_GEMM_TILES_H
+#define SL_KERNELS_GEMM_TILES_H
+
+#include <stddef.h>
+
+/* The operands of a tile: first row of weights, first token, output of both. */
+typedef struct operands {
+    const char *w, *x;
+    float *y;
+    size_t w_stride, x_stride, y_stride; /* bytes, bytes, elements */
+    size_t k;
+} operands;
+
+/* Computes n_row <= the block's rows for a fixed number of tokens. */
+typedef void tile_fn(const operands *o, size_t n_row);
+
+enum { TOKENS_PER_BLOCK = 64 };
+
+static inline __attribute__((always_inline)) void walk_tokens(const operands *block, size_t n_row, size_t n_tok,
+                                                              tile_fn *one, tile_fn *two, tile_fn *four) {
+    for (size_t t = 0, step; t < n_tok; t += step) {
+        operands o = *block;
+        o.x += t * o.x_stride;
+        o.y += t * o.y_stride;
+        step = four && n_tok - t >= 4 ? 4 : n_tok - t >= 2 ? 2 : 1;
+        if (step == 4) four(&o, n_row);
+        else if (step == 2) two(&o, n_row);
+        else one(&o, n_row);
+    }
+}
+
+/* four may be NULL where registers do not suffice. */
+static inline __attribute__((always_inline)) void walk_tiles(const operands *whole, size_t n_row, size_t n_tok,
+                                                             size_t block_rows, tile_fn *one, tile_fn *two,
+                                                             tile_fn *four) {
+    for (size_t t = 0; t < n_tok; t += TOKENS_PER_BLOCK) {
+        for (size_t r = 0; r < n_row; r += block_rows) {
+            operands o = *whole;
+            o.w += r * o.w_stride;
+            o.x += t * o.x_stride;
+            o.y += t * o.y_stride + r;
+            walk_tokens(&o, n_row - r < block_rows ? n_row - r : block_rows,
+                        n_tok - t < TOKENS_PER_BLOCK ? n_tok - t : TOKENS_PER_BLOCK, one, two, four);
+        }
+    }
+}
+
+#endif
