@@ -177,7 +177,8 @@ static size_t count_repeats(crew *c, matmul_work *work) {
 }
 
 sl_status sl_probe_matmul(size_t n_thread, sl_type type, sl_probe *tflops, sl_error *err) {
-    const sl_kernels kernels = sl_kernels_select(sl_cpu_features_allowed(NULL));
+    const char *bad;
+    const sl_kernels kernels = sl_kernels_select(sl_cpu_features_allowed(&bad));
     const sl_gemm_fn gemm[SL_N_TYPE] = { kernels.gemm_f32, kernels.gemm_f16, kernels.gemm_bf16, kernels.gemm_q8,
                                          kernels.gemm_q4 };
     matmul_work work = { .gemm = gemm[type] };

@@ -65,6 +65,7 @@ typedef struct value {
 enum { MAX_VALUES = 40 };
 
 static size_t row_values(const sl_bench_row *row, value *v) {
+    const char *bad;
     const sl_bench_config *c = &row->config;
     const value all[] = {
         { "model", TEXT, row->model->label, 0, 0 },
@@ -96,7 +97,7 @@ static size_t row_values(const sl_bench_row *row, value *v) {
         { "time_to_first_token", REAL, NULL, 0, row->first_seconds },
         { "ratio_to_baseline", REAL, NULL, 0, row->ratio },
         { "route_threshold", REAL, NULL, 0, (double)c->tau },
-        { "cpu", TEXT, sl_cpu_features_name(sl_cpu_features_allowed(NULL)), 0, 0 },
+        { "cpu", TEXT, sl_cpu_features_name(sl_cpu_features_allowed(&bad)), 0, 0 },
         { "version", TEXT, sl_version(), 0, 0 },
     };
     _Static_assert(sizeof all / sizeof *all <= MAX_VALUES, "values do not fit");
