@@ -67,7 +67,7 @@ static void again(check *c, const conv_case *v, size_t chunk, size_t first) {
     sl_conv_args a = v->args;
     a.n -= first;
     for (size_t j = 0; j < state.n_row; j++)
-        memcpy(state.at + j * state.stride + first, v->start.at + j * state.stride + first, a.n * sizeof(float));
+        memcpy(state.at + j * state.stride + first, v->start.at + j * state.stride + first, a.n * sizeof *a.s);
     for (size_t t = 0; t < out.n_row; t++) memset(out.at + t * out.stride + first, 0, a.n * sizeof *out.at);
     a.taps += first, a.bias += first;
     a.state = state.at + first;

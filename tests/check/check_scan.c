@@ -182,7 +182,8 @@ static s4d_case s4d_setup(check *c, size_t n, size_t n_pole, size_t n_tok, doubl
     v.y = rows_make(c, n_tok, n, n + 2);
     v.args = (sl_scan_s4d_args){ .r = v.r.at, .a = v.a.at, .k = v.k.at, .skip = v.skip.at,
                                  .state = v.state.at, .y = v.y.at, .r_stride = v.r.stride,
-                                 .y_stride = v.y.stride, .pole_stride = stride, .n = n, .n_pole = n_pole, .n_tok = n_tok };
+                                 .y_stride = v.y.stride, .pole_stride = stride, .n = n, .n_pole = n_pole,
+                                 .n_tok = n_tok };
     return v;
 }
 
@@ -231,7 +232,7 @@ static void s4d_again(check *c, const s4d_case *v, size_t chunk, size_t first) {
     sl_scan_s4d_args a = v->args;
     a.n -= first;
     for (size_t m = 0; m < state.n_row; m++)
-        memcpy(state.at + m * state.stride + first, v->start.at + m * state.stride + first, a.n * sizeof(float));
+        memcpy(state.at + m * state.stride + first, v->start.at + m * state.stride + first, a.n * sizeof *a.y);
     for (size_t t = 0; t < y.n_row; t++) memset(y.at + t * y.stride + first, 0, a.n * sizeof *y.at);
     a.a += first, a.k += first, a.skip += first;
     a.state = state.at + first;
