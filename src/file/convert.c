@@ -82,10 +82,11 @@ static sl_status open_shard(const job *j, size_t shard, source *s, sl_error *err
     s->shard = shard;
     SL_TRY(sl_os_in_open(&s->in, j->st.shards[shard].name, err));
     if (s->in.size == j->st.shards[shard].size) return SL_OK;
-    return sl_fail(err, SL_E_IO, "%s changed while it was read", sl_name(j->st.shards[shard].name, &buf));
+    return sl_fail(err, SL_E_IO, "%s changed while it was read", sl_os_path_name(j->st.shards[shard].name, &buf));
 }
 
 static sl_status copy_tensor(const job *j, size_t i, source *s, sl_repack *repack, sl_error *err) {
+    sl_name_buf buf;
     const sl_st_tensor *t = &j->st.tensors[j->index[i]];
     const uint64_t width = sl_spec_width(&j->schema.specs[i]), row = sl_row_bytes(t->type, width);
     const uint64_t n_row = sl_spec_rows(&j->schema.specs[i]), piece = row < SL_REPACK_PIECE ? SL_REPACK_PIECE / row : 1;
@@ -95,7 +96,7 @@ static sl_status copy_tensor(const job *j, size_t i, source *s, sl_repack *repac
         if (!sl_grow((void **)&s->rows, &s->cap, (size_t)(n * row), 1))
             return sl_fail(err, SL_E_MEMORY, "out of memory for rows of %llu bytes", (unsigned long long)row);
         sl_status status = sl_os_in_read(&s->in, s->rows, n * row, t->offset + at * row, err);
-        if (status != SL_OK) return sl_file_context(j->st.shards[t->shard].name, status, err);
+        if (status != SL_OK) return sl_file_context(sl_os_path_name(j->st.shards[t->shard].name, &buf), status, err);
         SL_TRY(sl_repack_rows(repack, t->name, s->rows, t->type, j->tensors[i].type, n, width, err));
     }
     return SL_OK;
@@ -128,7 +129,7 @@ static sl_status check_output(const job *j, const char *path, sl_error *err) {
     sl_name_buf buf;
     for (size_t i = 0; i < j->st.n_shard; i++)
         if (sl_os_same_file(j->st.shards[i].name, path))
-            return sl_fail(err, SL_E_ARG, "%s is read and cannot be written too", sl_name(path, &buf));
+            return sl_fail(err, SL_E_ARG, "%s is read and cannot be written too", sl_os_path_name(path, &buf));
     return SL_OK;
 }
 
@@ -137,7 +138,7 @@ static sl_status run(job *j, const char *path, sl_error *err) {
     sl_name_buf buf;
     if (sl_os_kind_of(j->folder) != SL_OS_FOLDER)
         return sl_fail(err, SL_E_IO, "%s is %s, expected a folder with config.json and model.safetensors",
-                       sl_name(j->folder, &buf), sl_os_kind_of(j->folder) == SL_OS_NOTHING ? "not there" : "a file");
+                       sl_os_path_name(j->folder, &buf), sl_os_kind_of(j->folder) == SL_OS_NOTHING ? "not there" : "a file");
     SL_TRY(read_config(j, err));
     SL_TRY(sl_meta_int(&j->meta, "vocab_size", true, 1, INT32_MAX, &n_vocab, err));
     SL_TRY(match_tensors(j, err));

@@ -29,7 +29,7 @@ static inline uint64_t sl_slu_data_offset(uint64_t meta_bytes, uint64_t n_tensor
     return (SL_SLU_HEADER + meta_bytes + n_tensor * SL_SLU_DIR_ENTRY + SL_SLU_ALIGN - 1) / SL_SLU_ALIGN * SL_SLU_ALIGN;
 }
 
-/* The last sl_status with "what: " put before its text. what may be a name from outside. */
+/* The last sl_status with "what: " put before its text. what must be clean: names through sl_name. */
 sl_status sl_file_context(const char *what, sl_status status, sl_error *err);
 /* True for valid UTF-8 without overlong forms and surrogates. */
 bool sl_file_utf8(const void *text, size_t n_bytes);

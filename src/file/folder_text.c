@@ -33,7 +33,7 @@ sl_status sl_folder_config(const char *folder, sl_meta *meta, sl_error *err) {
     sl_meta more = { 0 };
     sl_name_buf buf;
     SL_TRY(parse_file(folder, "config.json", meta, &there, err));
-    if (!there) return sl_fail(err, SL_E_IO, "%s holds no config.json", sl_name(folder, &buf));
+    if (!there) return sl_fail(err, SL_E_IO, "%s holds no config.json", sl_os_path_name(folder, &buf));
     if (sl_meta_find(meta, "bos_token_id") && sl_meta_find(meta, "eos_token_id")) return SL_OK;
     SL_TRY(parse_file(folder, "generation_config.json", &more, &there, err));
     sl_status status = take_key(&more, "bos_token_id", meta, err);

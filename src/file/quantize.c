@@ -71,10 +71,10 @@ static sl_status run(job *j, const char *in, const char *path, sl_type type, sl_
     sl_slu_writer *writer;
     SL_TRY(sl_slu_open(&j->slu, in, err));
     if (sl_os_same_file(in, path))
-        return sl_fail(err, SL_E_ARG, "%s is read and cannot be written too", sl_name(path, &buf));
+        return sl_fail(err, SL_E_ARG, "%s is read and cannot be written too", sl_os_path_name(path, &buf));
     sl_status status = sl_slu_check(&j->slu, &j->arch, &j->hyper, err);
     if (status == SL_OK) status = sl_slu_verify(&j->slu, NULL, NULL, err);
-    if (status != SL_OK) return sl_file_context(in, status, err);
+    if (status != SL_OK) return sl_file_context(sl_os_path_name(in, &buf), status, err);
     SL_TRY(j->arch->schema(j->hyper, &j->schema, err));
     SL_TRY(sl_repack_tensors(&j->schema, type, &j->tensors, err));
     SL_TRY(order_tensors(j, err));

@@ -38,6 +38,7 @@ static sl_status parse_file(sl_safetensors *st, uint32_t index, const sl_os_in *
 
 static sl_status add_shard(sl_safetensors *st, const char *folder, const char *name, sl_error *err) {
     sl_os_in in;
+    sl_name_buf buf;
     if (!sl_grow((void **)&st->shards, &st->shard_cap, st->n_shard + 1, sizeof *st->shards))
         return sl_fail(err, SL_E_MEMORY, "out of memory for the list of shards");
     sl_st_shard *shard = &st->shards[st->n_shard];
@@ -48,7 +49,7 @@ static sl_status add_shard(sl_safetensors *st, const char *folder, const char *n
     shard->size = in.size;
     sl_status status = parse_file(st, (uint32_t)st->n_shard - 1, &in, err);
     sl_os_in_close(&in);
-    return status == SL_OK ? SL_OK : sl_file_context(name, status, err);
+    return status == SL_OK ? SL_OK : sl_file_context(sl_name(name, &buf), status, err);
 }
 
 /* ---- the index ---------------------------------------------------------------------------------- */
@@ -171,7 +172,7 @@ static sl_status open_folder(sl_safetensors *st, const char *folder, sl_error *e
     if (!has_file(folder, INDEX_NAME)) {
         if (!single)
             return sl_fail(err, SL_E_IO, "%s holds no weights, expected " SINGLE_NAME " or " INDEX_NAME,
-                           sl_name(folder, &buf));
+                           sl_os_path_name(folder, &buf));
         return add_shard(st, folder, SINGLE_NAME, err);
     }
     SL_TRY(open_index(st, folder, err));

@@ -292,8 +292,9 @@ sl_status sl_slu_open(sl_slu *slu, const char *path, sl_error *err) {
     SL_TRY(sl_os_map_file(&map, path, err));
     sl_status status = sl_slu_parse(slu, map.data, map.size, err);
     if (status == SL_OK) return SL_OK;
+    sl_name_buf buf;
     sl_os_unmap(&map);
-    return sl_file_context(path, status, err);
+    return sl_file_context(sl_os_path_name(path, &buf), status, err);
 }
 
 void sl_slu_close(sl_slu *slu) {

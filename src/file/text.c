@@ -6,10 +6,9 @@
 #include <string.h>
 
 sl_status sl_file_context(const char *what, sl_status status, sl_error *err) {
-    sl_name_buf buf;
     if (!err) return status;
     sl_error inner = *err;
-    return sl_fail(err, status, "%s: %s", sl_name(what, &buf), inner.text);
+    return sl_fail(err, status, "%s: %s", what, inner.text);
 }
 
 /* Bytes of the sequence that begins with lead, 0 if none does; *low and *high bound the second byte, which
@@ -49,13 +48,13 @@ static sl_status read_text(const char *path, uint64_t max_bytes, char **text, si
     SL_TRY(sl_os_in_open(&in, path, err));
     sl_status status = SL_OK;
     if (in.size > max_bytes)
-        status = sl_fail(err, SL_E_FORMAT, "%s has %llu bytes, expected at most %llu", sl_name(path, &buf),
+        status = sl_fail(err, SL_E_FORMAT, "%s has %llu bytes, expected at most %llu", sl_os_path_name(path, &buf),
                          (unsigned long long)in.size, (unsigned long long)max_bytes);
     if (status == SL_OK) status = sl_alloc((void **)text, (size_t)in.size + 1, 1, "the content of a file", err);
     if (status == SL_OK) {
         *n_bytes = (size_t)in.size;
         status = sl_os_in_read(&in, *text, in.size, 0, err);
-        if (status != SL_OK) status = sl_file_context(path, status, err);
+        if (status != SL_OK) status = sl_file_context(sl_os_path_name(path, &buf), status, err);
     }
     sl_os_in_close(&in);
     return status;

@@ -19,9 +19,18 @@
 
 enum { IO_PIECE = 1 << 26 }; /* the kernel takes at most 2 GiB per call */
 
+const char *sl_os_path_name(const char *path, sl_name_buf *buf) {
+    static const size_t room = 75;
+    char end[80] = "...";
+    size_t n = strlen(path);
+    if (n <= room) return sl_name(path, buf);
+    strcat(end, path + n - room + 3);
+    return sl_name(end, buf);
+}
+
 static sl_status fail_errno(sl_error *err, const char *path, const char *what) {
     sl_name_buf buf;
-    return sl_fail(err, SL_E_IO, "%s: %s: %s", sl_name(path, &buf), what, strerror(errno));
+    return sl_fail(err, SL_E_IO, "%s: %s: %s", sl_os_path_name(path, &buf), what, strerror(errno));
 }
 
 /* ---- reading ------------------------------------------------------------------------------------ */
@@ -38,12 +47,12 @@ static sl_status open_regular(const char *path, int *fd, uint64_t *size, sl_erro
     struct stat st;
     if (stat(path, &st)) return fail_errno(err, path, "cannot open");
     if (!S_ISREG(st.st_mode))
-        return sl_fail(err, SL_E_IO, "%s is %s, expected a file", sl_name(path, &buf), mode_name(st.st_mode));
+        return sl_fail(err, SL_E_IO, "%s is %s, expected a file", sl_os_path_name(path, &buf), mode_name(st.st_mode));
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (*fd < 0) return fail_errno(err, path, "cannot open");
     if (fstat(*fd, &st) || !S_ISREG(st.st_mode)) {
         close(*fd);
-        return sl_fail(err, SL_E_IO, "%s is not a regular file", sl_name(path, &buf));
+        return sl_fail(err, SL_E_IO, "%s is not a regular file", sl_os_path_name(path, &buf));
     }
     *size = (uint64_t)st.st_size;
     return SL_OK;
@@ -56,7 +65,7 @@ sl_status sl_os_map_file(sl_os_map *map, const char *path, sl_error *err) {
     SL_TRY(open_regular(path, &fd, &map->size, err));
     if (!map->size) {
         close(fd);
-        return sl_fail(err, SL_E_FORMAT, "%s is empty", sl_name(path, &buf));
+        return sl_fail(err, SL_E_FORMAT, "%s is empty", sl_os_path_name(path, &buf));
     }
     void *data = map->size > SIZE_MAX ? MAP_FAILED : mmap(NULL, (size_t)map->size, PROT_READ, MAP_SHARED, fd, 0);
     int code = errno;
@@ -106,7 +115,7 @@ void sl_os_in_close(sl_os_in *in) {
 
 sl_os_kind sl_os_kind_of(const char *path) {
     struct stat st;
-    if (stat(path, &st)) return SL_OS_NOTHING;
+    if (stat(path, &st)) return lstat(path, &st) && (errno == ENOENT || errno == ENOTDIR) ? SL_OS_NOTHING : SL_OS_OTHER;
     return S_ISREG(st.st_mode) ? SL_OS_FILE : S_ISDIR(st.st_mode) ? SL_OS_FOLDER : SL_OS_OTHER;
 }
 
@@ -121,14 +130,14 @@ static sl_status read_all(int fd, const char *path, uint64_t max_bytes, sl_buf *
     sl_name_buf name;
     for (;;) {
         if (!sl_grow((void **)&buf->data, &buf->cap, buf->n + piece + 1, 1))
-            return sl_fail(err, SL_E_MEMORY, "out of memory for the content of %s", sl_name(path, &name));
+            return sl_fail(err, SL_E_MEMORY, "out of memory for the content of %s", sl_os_path_name(path, &name));
         ssize_t n = read(fd, buf->data + buf->n, piece);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return fail_errno(err, path, "cannot read");
         if (!n) break;
         buf->n += (size_t)n;
         if (buf->n > max_bytes)
-            return sl_fail(err, SL_E_IO, "%s is longer than %llu bytes", sl_name(path, &name),
+            return sl_fail(err, SL_E_IO, "%s is longer than %llu bytes", sl_os_path_name(path, &name),
                            (unsigned long long)max_bytes);
     }
     buf->data[buf->n] = 0;
@@ -139,7 +148,7 @@ sl_status sl_os_read_file(const char *path, uint64_t max_bytes, char **data, siz
     sl_buf buf = { 0 };
     sl_name_buf name;
     if (sl_os_kind_of(path) == SL_OS_FOLDER)
-        return sl_fail(err, SL_E_IO, "%s is a folder, expected a file", sl_name(path, &name));
+        return sl_fail(err, SL_E_IO, "%s is a folder, expected a file", sl_os_path_name(path, &name));
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return fail_errno(err, path, "cannot open");
     sl_status status = read_all(fd, path, max_bytes, &buf, err);
@@ -192,7 +201,7 @@ static sl_status resolve(const char *path, char **out, sl_error *err) {
         if (!*out) return sl_fail(err, SL_E_MEMORY, "out of memory");
     }
     if (!stat(*out, &st) && !S_ISREG(st.st_mode))
-        return sl_fail(err, SL_E_IO, "%s is %s, expected a file to write", sl_name(path, &buf), mode_name(st.st_mode));
+        return sl_fail(err, SL_E_IO, "%s is %s, expected a file to write", sl_os_path_name(path, &buf), mode_name(st.st_mode));
     return SL_OK;
 }
 
@@ -218,7 +227,7 @@ sl_status sl_os_out_open(sl_os_out *out, const char *path, sl_error *err) {
     sl_name_buf buf;
     size_t n = strlen(path);
     if (!n || path[n - 1] == '/')
-        return sl_fail(err, SL_E_IO, "\"%s\" is not the name of a file to write", sl_name(path, &buf));
+        return sl_fail(err, SL_E_IO, "\"%s\" is not the name of a file to write", sl_os_path_name(path, &buf));
     sl_status status = resolve(path, &out->path, err);
     if (status == SL_OK) status = open_temp(out, err);
     if (status != SL_OK) sl_os_out_abort(out);

@@ -18,7 +18,10 @@ sl_status sl_os_in_open(sl_os_in *in, const char *path, sl_error *err);
 sl_status sl_os_in_read(const sl_os_in *in, void *data, uint64_t n_bytes, uint64_t offset, sl_error *err);
 void sl_os_in_close(sl_os_in *in);
 
-/* What a path names, links followed. */
+/* A path as it may stand in an error: sl_name of it, a long one by its end. */
+const char *sl_os_path_name(const char *path, sl_name_buf *buf);
+
+/* What a path names, links followed; a link to nowhere is something other. */
 typedef enum sl_os_kind { SL_OS_NOTHING, SL_OS_FILE, SL_OS_FOLDER, SL_OS_OTHER } sl_os_kind;
 sl_os_kind sl_os_kind_of(const char *path);
 bool sl_os_same_file(const char *a, const char *b); /* false if either is missing */
