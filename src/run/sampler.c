@@ -123,14 +123,15 @@ static void mark_window(sl_sampler *s, uint8_t mark) {
     for (size_t i = 0; i < s->n_window; i++) s->penalised[s->window[i]] = mark;
 }
 
-/* A logit that can be compared and subtracted: no NaN, no +inf; penalised once if it is in the window. */
+/* A logit that can be compared and subtracted: no NaN, no +inf; penalised once if it is in the window. What
+ * was possible stays possible. */
 static float clean(const sl_sampler *s, const float *logits, size_t id) {
     float x = logits[id];
-    if (isnan(x)) return -INFINITY;
-    if (x > FLT_MAX) x = FLT_MAX;
+    if (isnan(x) || x < -FLT_MAX) return -INFINITY;
+    x = fminf(x, FLT_MAX);
     if (!s->penalised[id]) return x;
     x = x > 0 ? x / s->params.repeat_penalty : x * s->params.repeat_penalty;
-    return x > FLT_MAX ? FLT_MAX : x; /* a penalty below 1 makes large ones larger */
+    return fmaxf(fminf(x, FLT_MAX), -FLT_MAX);
 }
 
 /* ---- choosing ----------------------------------------------------------------------------------- */

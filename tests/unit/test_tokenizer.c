@@ -6,12 +6,8 @@
 #include <string.h>
 
 #include <cmocka.h>
-#include <jansson.h>
 
-#include "base/mem.h"
-#include "text/tokenizer.h"
-
-enum { N_VOCAB = 60000 };
+#include "tokenizer_fixture.h"
 
 /* ---- what the tests share ----------------------------------------------------------------------- */
 
@@ -25,41 +21,6 @@ static char *read_all(const char *path, size_t *n) {
     assert_true(sl_buf_append(&buf, "", 1));
     *n = buf.n - 1;
     return (char *)buf.data;
-}
-
-static json_t *fixture(const char *name) {
-    char path[512];
-    snprintf(path, sizeof path, "%s/tests/unit/tokenizers/%s.json", SL_TEST_ROOT, name);
-    json_t *root = json_load_file(path, 0, NULL);
-    if (!root) fail_msg("cannot read %s", path);
-    return root;
-}
-
-static sl_status create(const json_t *json, size_t n_vocab, sl_tokenizer **out, sl_error *err) {
-    char *text = json_dumps(json, JSON_COMPACT);
-    *out = NULL;
-    sl_status status = sl_tokenizer_create(text, strlen(text), n_vocab, out, err);
-    free(text);
-    return status;
-}
-
-static sl_tokenizer *open_fixture(const char *name) {
-    json_t *root = fixture(name);
-    sl_tokenizer *t;
-    sl_error err;
-    if (create(json_object_get(root, "tokenizer"), N_VOCAB, &t, &err) != SL_OK)
-        fail_msg("%s: %s", name, err.text);
-    json_decref(root);
-    return t;
-}
-
-typedef struct ids { int32_t *v; size_t n, cap; } ids;
-
-static void encode(const sl_tokenizer *t, const void *text, size_t n, bool special, ids *out) {
-    sl_error err;
-    out->n = 0;
-    if (sl_tokenizer_encode(t, text, n, special, &out->v, &out->n, &out->cap, &err) != SL_OK)
-        fail_msg("%s", err.text);
 }
 
 static void assert_decodes(const sl_tokenizer *t, const ids *tokens, const void *text, size_t n_text) {
@@ -93,17 +54,17 @@ static void test_kinds(void **state) {
     static const char *const names[] = { "gpt2",  "prefix", "llama3", "qwen2",  "tekken",    "han",
                                          "added", "falcon", "merged", "llama2", "metaspace", "gemma" };
     for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
-        json_t *root = fixture(names[k]), *one, *cases = json_object_get(root, "cases");
-        sl_tokenizer *t = open_fixture(names[k]);
+        json_t *root = fixture_load(names[k]), *one, *cases = json_object_get(root, "cases");
+        sl_tokenizer *t = fixture_open(names[k], NULL);
         ids tokens = { 0 };
         size_t i;
         assert_true(json_array_size(cases) > 20);
         json_array_foreach(cases, i, one) {
             const json_t *text = json_object_get(one, "text"), *plain = json_object_get(one, "plain");
             const char *p = json_string_value(text);
-            encode(t, p, json_string_length(text), true, &tokens);
+            fixture_encode(t, p, json_string_length(text), true, &tokens);
             assert_ids(&tokens, json_object_get(one, "ids"), names[k], p);
-            encode(t, p, json_string_length(text), false, &tokens);
+            fixture_encode(t, p, json_string_length(text), false, &tokens);
             assert_ids(&tokens, plain ? plain : json_object_get(one, "ids"), names[k], p);
         }
         free(tokens.v);
@@ -115,7 +76,7 @@ static void test_kinds(void **state) {
 /* One text of the vectors against its line of ids. Returns the start of the next line. */
 static const char *check_line(const sl_tokenizer *t, const char *text, size_t n, const char *line,
                               ids *tokens) {
-    encode(t, text, n, true, tokens);
+    fixture_encode(t, text, n, true, tokens);
     const char *end = line + strcspn(line, "\n");
     for (size_t i = 0; i < tokens->n; i++) {
         char *next;
@@ -139,7 +100,7 @@ static size_t check_vectors(const char *folder, const char *tokenizer, const cha
     if (json && text && lines) {
         sl_tokenizer *t;
         sl_error err;
-        if (sl_tokenizer_create(json, n_json, N_VOCAB, &t, &err) != SL_OK)
+        if (sl_tokenizer_create(json, n_json, FIXTURE_N_VOCAB, &t, &err) != SL_OK)
             fail_msg("%s: %s", tokenizer, err.text);
         ids tokens = { 0 };
         const char *p = text, *line = lines;
@@ -172,7 +133,7 @@ static void test_all_bytes(void **state) {
     (void)state;
     static const char *const names[] = { "gpt2", "llama3", "tekken", "falcon" };
     for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
-        sl_tokenizer *t = open_fixture(names[k]);
+        sl_tokenizer *t = fixture_open(names[k], NULL);
         ids tokens = { 0 };
         uint32_t seed = 1;
         uint8_t text[64];
@@ -183,7 +144,7 @@ static void test_all_bytes(void **state) {
                 uint32_t r = next_random(&seed);
                 text[i] = r & 1 ? (uint8_t)(r >> 8) : likely[(r >> 1) % (sizeof likely - 1)];
             }
-            encode(t, text, n, round & 1, &tokens);
+            fixture_encode(t, text, n, round & 1, &tokens);
             assert_decodes(t, &tokens, text, n);
         }
         free(tokens.v);
@@ -193,12 +154,12 @@ static void test_all_bytes(void **state) {
 
 static void test_invalid_utf8(void **state) {
     (void)state;
-    sl_tokenizer *t = open_fixture("gpt2");
+    sl_tokenizer *t = fixture_open("gpt2", NULL);
     ids tokens = { 0 }, one = { 0 };
     static const char text[] = "hello\xE2\x96 hello\xFF";
-    encode(t, text, sizeof text - 1, true, &tokens);
+    fixture_encode(t, text, sizeof text - 1, true, &tokens);
     assert_decodes(t, &tokens, text, sizeof text - 1);
-    encode(t, "hello", 5, true, &one); /* what is valid is encoded as if it stood alone */
+    fixture_encode(t, "hello", 5, true, &one); /* what is valid is encoded as if it stood alone */
     assert_memory_equal(tokens.v, one.v, one.n * sizeof *one.v);
     free(one.v);
     free(tokens.v);
@@ -209,19 +170,19 @@ static void test_invalid_utf8(void **state) {
 static void test_bytes_of_other_kinds(void **state) {
     (void)state;
     ids tokens = { 0 };
-    sl_tokenizer *t = open_fixture("llama2");
+    sl_tokenizer *t = fixture_open("llama2", NULL);
     size_t n;
-    encode(t, "\xFF", 1, true, &tokens);
+    fixture_encode(t, "\xFF", 1, true, &tokens);
     assert_int_equal(tokens.v[tokens.n - 1], 3 + 0xFF);
     assert_int_equal(*sl_tokenizer_bytes(t, 3 + 0xFF, &n), 0xFF);
     assert_true(sl_tokenizer_adds_space(t));
     sl_tokenizer_destroy(t);
 
-    json_t *root = fixture("gpt2"), *json = json_object_get(root, "tokenizer");
+    json_t *root = fixture_load("gpt2"), *json = json_object_get(root, "tokenizer");
     sl_error err;
     json_object_del(json_object_get(json_object_get(json, "model"), "vocab"), "\xC3\x80"); /* of byte 0xC0 */
-    if (create(json, N_VOCAB, &t, &err) != SL_OK) fail_msg("%s", err.text);
-    encode(t, "\xC0", 1, true, &tokens);
+    if (fixture_create(json, &t, &err) != SL_OK) fail_msg("%s", err.text);
+    fixture_encode(t, "\xC0", 1, true, &tokens);
     assert_decodes(t, &tokens, "\xEF\xBF\xBD", 3);
     sl_tokenizer_destroy(t);
     json_decref(root);
@@ -238,11 +199,11 @@ static void test_long_texts(void **state) {
     char *text = malloc(N);
     assert_non_null(text);
     for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
-        sl_tokenizer *t = open_fixture(names[k]);
+        sl_tokenizer *t = fixture_open(names[k], NULL);
         ids tokens = { 0 };
         for (size_t p = 0; p < sizeof parts / sizeof *parts; p++) {
             for (size_t i = 0; i < N; i++) text[i] = parts[p][i % strlen(parts[p])];
-            encode(t, text, N, true, &tokens);
+            fixture_encode(t, text, N, true, &tokens);
             assert_true(tokens.n > 0);
             if (k < 3) assert_decodes(t, &tokens, text, N);
         }
@@ -256,7 +217,7 @@ static void test_long_texts(void **state) {
 
 static void test_special(void **state) {
     (void)state;
-    sl_tokenizer *t = open_fixture("gpt2");
+    sl_tokenizer *t = fixture_open("gpt2", NULL);
     ids tokens = { 0 };
     static const char text[] = "a<|im_start|>b";
     int32_t start = sl_tokenizer_special(t, "<|im_start|>");
@@ -265,14 +226,14 @@ static void test_special(void **state) {
     assert_true(sl_tokenizer_is_added(t, start));
     assert_false(sl_tokenizer_is_special(t, 50));
     assert_false(sl_tokenizer_is_special(t, -1));
-    assert_false(sl_tokenizer_is_special(t, N_VOCAB));
+    assert_false(sl_tokenizer_is_special(t, FIXTURE_N_VOCAB));
     assert_int_equal(sl_tokenizer_special(t, "a"), -1);
     assert_int_equal(sl_tokenizer_special(t, "<|im_start|"), -1);
-    encode(t, text, sizeof text - 1, true, &tokens);
+    fixture_encode(t, text, sizeof text - 1, true, &tokens);
     assert_int_equal(tokens.n, 3);
     assert_int_equal(tokens.v[1], start);
     assert_decodes(t, &tokens, text, sizeof text - 1);
-    encode(t, text, sizeof text - 1, false, &tokens);
+    fixture_encode(t, text, sizeof text - 1, false, &tokens);
     for (size_t i = 0; i < tokens.n; i++) assert_false(sl_tokenizer_is_special(t, tokens.v[i]));
     assert_decodes(t, &tokens, text, sizeof text - 1);
     size_t n;
@@ -285,7 +246,7 @@ static void test_special(void **state) {
 /* Neither merges nor whole words may give a special token, whatever the file says. */
 static void test_special_from_merges(void **state) {
     (void)state;
-    json_t *root = fixture("llama3"), *json = json_object_get(root, "tokenizer");
+    json_t *root = fixture_load("llama3"), *json = json_object_get(root, "tokenizer");
     json_t *model = json_object_get(json, "model"), *vocab = json_object_get(model, "vocab");
     const char *key;
     json_t *value, *added = json_array();
@@ -297,8 +258,8 @@ static void test_special_from_merges(void **state) {
     sl_error err;
     ids tokens = { 0 };
     static const char text[] = "hello world and the words <|im_end|>";
-    if (create(json, N_VOCAB, &t, &err) != SL_OK) fail_msg("%s", err.text);
-    encode(t, text, sizeof text - 1, false, &tokens);
+    if (fixture_create(json, &t, &err) != SL_OK) fail_msg("%s", err.text);
+    fixture_encode(t, text, sizeof text - 1, false, &tokens);
     for (size_t i = 0; i < tokens.n; i++) assert_false(sl_tokenizer_is_special(t, tokens.v[i]));
     assert_decodes(t, &tokens, text, sizeof text - 1);
     free(tokens.v);
@@ -368,7 +329,7 @@ static void test_refused(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
         const change *c = &changes[i];
-        json_t *root = fixture("gpt2"), *json = json_object_get(root, "tokenizer");
+        json_t *root = fixture_load("gpt2"), *json = json_object_get(root, "tokenizer");
         json_t *parent = c->key ? json_object_get(json, c->section) : json;
         const char *key = c->key ? c->key : c->section;
         json_t *value = c->value ? json_loads(c->value, JSON_DECODE_ANY, NULL) : NULL;
@@ -377,7 +338,7 @@ static void test_refused(void **state) {
         else json_object_del(parent, key);
         sl_tokenizer *t;
         sl_error err;
-        if (create(json, N_VOCAB, &t, &err) == SL_OK) fail_msg("not refused: %s", c->text);
+        if (fixture_create(json, &t, &err) == SL_OK) fail_msg("not refused: %s", c->text);
         if (!strstr(err.text, c->text)) fail_msg("\"%s\" is not in \"%s\"", c->text, err.text);
         assert_true(strncmp(err.text, "tokenizer.json: ", 16) == 0);
         json_decref(root);
@@ -391,21 +352,22 @@ static void test_broken_json(void **state) {
     sl_tokenizer *t = NULL;
     sl_error err;
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
-        assert_int_equal(sl_tokenizer_create(texts[i], strlen(texts[i]), N_VOCAB, &t, &err), SL_E_FORMAT);
+        sl_status status = sl_tokenizer_create(texts[i], strlen(texts[i]), FIXTURE_N_VOCAB, &t, &err);
+        assert_int_equal(status, SL_E_FORMAT);
         assert_true(strncmp(err.text, "tokenizer.json: ", 16) == 0);
     }
     enum { DEPTH = 100000 };
     char *deep = malloc(DEPTH);
     assert_non_null(deep);
     memset(deep, '[', DEPTH);
-    assert_int_equal(sl_tokenizer_create(deep, DEPTH, N_VOCAB, &t, &err), SL_E_FORMAT);
+    assert_int_equal(sl_tokenizer_create(deep, DEPTH, FIXTURE_N_VOCAB, &t, &err), SL_E_FORMAT);
     free(deep);
 }
 
 /* A file cut at any place is refused, without a leak or a read past its end. */
 static void test_cut_file(void **state) {
     (void)state;
-    json_t *root = fixture("added");
+    json_t *root = fixture_load("added");
     char *text = json_dumps(json_object_get(root, "tokenizer"), JSON_COMPACT);
     size_t n = strlen(text);
     for (size_t cut = 0; cut < n; cut += cut < 400 ? 1 : 37) {
@@ -414,7 +376,7 @@ static void test_cut_file(void **state) {
         sl_error err;
         assert_non_null(copy);
         memcpy(copy, text, cut);
-        assert_int_equal(sl_tokenizer_create(copy, cut, N_VOCAB, &t, &err), SL_E_FORMAT);
+        assert_int_equal(sl_tokenizer_create(copy, cut, FIXTURE_N_VOCAB, &t, &err), SL_E_FORMAT);
         free(copy);
     }
     free(text);
@@ -422,11 +384,11 @@ static void test_cut_file(void **state) {
 }
 
 static sl_status encode_with(const char *section, const char *value, const char *text, sl_error *err) {
-    json_t *root = fixture("gpt2"), *json = json_object_get(root, "tokenizer");
+    json_t *root = fixture_load("gpt2"), *json = json_object_get(root, "tokenizer");
     json_object_set_new(json, section, json_loads(value, 0, NULL));
     sl_tokenizer *t;
     ids tokens = { 0 };
-    if (create(json, N_VOCAB, &t, err) != SL_OK) fail_msg("%s", err->text);
+    if (fixture_create(json, &t, err) != SL_OK) fail_msg("%s", err->text);
     sl_status status = sl_tokenizer_encode(t, text, strlen(text), true, &tokens.v, &tokens.n, &tokens.cap, err);
     assert_true(status == SL_OK || tokens.n == 0);
     free(tokens.v);
