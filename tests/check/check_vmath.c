@@ -54,27 +54,31 @@ static float float_of(uint32_t bits) {
 
 static void measure(vmath_function f, const float *x, const float *y, size_t n, double *worst, float *where) {
     for (size_t i = 0; i < n; i++) {
-        if (isnan(x[i]) ? isnan(y[i]) : (double)x[i] < subjects[f].low || (double)x[i] > subjects[f].high) continue;
-        const double error = isnan(x[i]) ? INFINITY : ulp_error(y[i], truth(f, (double)x[i]));
+        const double at = (double)x[i];
+        if (isnan(at) ? isnan(y[i]) : at < subjects[f].low || at > subjects[f].high) continue;
+        const double error = isnan(at) ? INFINITY : ulp_error(y[i], truth(f, at));
         if (error > *worst) *worst = error, *where = x[i];
     }
 }
 
-static bool holds(const char *isa, void (*apply)(vmath_function, const float *, float *, size_t), vmath_function f) {
+typedef void (*apply_fn)(vmath_function f, const float *x, float *y, size_t n);
+
+static bool holds(const char *isa, apply_fn apply, vmath_function f) {
+    static const float ends[] = { INFINITY, -INFINITY, NAN, 0, 1, 88.72283f, 88.72284f, -103.97f, -103.98f,
+                                  -1e-12f };
     static float x[LOT], y[LOT];
     double worst = 0;
     float where = 0;
     uint64_t bits = 0;
     while (bits <= UINT32_MAX) {
         for (size_t i = 0; i < LOT; i++, bits += STEP) x[i] = float_of(bits <= UINT32_MAX ? (uint32_t)bits : 0);
-        static const float ends[] = { INFINITY, -INFINITY, NAN, 0, 1, 88.72283f, 88.72284f, -103.97f, -103.98f, -1e-12f };
         memcpy(x, ends, sizeof ends);
         apply(f, x, y, LOT);
         measure(f, x, y, LOT, &worst, &where);
     }
     const bool good = worst <= subjects[f].limit;
-    printf("%s%s_%s: %.3f ulp at %a, limit %g\n", good ? "" : "FAILED ", subjects[f].name, isa, worst, (double)where,
-           subjects[f].limit);
+    printf("%s%s_%s: %.3f ulp at %a, limit %g\n", good ? "" : "FAILED ", subjects[f].name, isa, worst,
+           (double)where, subjects[f].limit);
     return good;
 }
 
