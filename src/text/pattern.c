@@ -191,9 +191,9 @@ void sl_matcher_destroy(sl_matcher *matcher) {
 
 sl_status sl_pattern_find(const sl_pattern *pattern, sl_matcher *matcher, const uint8_t *text, size_t n,
                           size_t from, bool *found, size_t *start, size_t *end, sl_error *err) {
-    /* Sound patterns step back over a run once or twice for each of their alternatives; the floor is enough
-     * for those on short texts, and a pattern that is not sound ends within a fraction of a second. */
-    size_t steps = sl_max((size_t)1 << 20, 16 * (n - from));
+    /* Sound patterns step back over a run once or twice for each of their alternatives. The limit holds for
+     * each place where a match may begin, so a pattern that is not sound costs at most its square. */
+    size_t steps = 16 * (n - from) + 4096;
     pcre2_set_match_limit(matcher->limits, (uint32_t)sl_min(steps, UINT32_MAX));
     int rc = pcre2_match(pattern->code, text, n, from, PCRE2_NO_UTF_CHECK, matcher->data, matcher->limits);
     *found = rc >= 0;
