@@ -171,12 +171,11 @@ static sl_status make_sampler(const sl_conversation *c, sl_sampler **out, sl_err
 }
 
 static sl_status answer(sl_conversation *c, const sl_ids *prompt, step_arg *s, bool *withdrawn, sl_error *err) {
-    size_t reserve = c->close.n + 1; /* for the end of the turn and the last token, which is fed late */
-    size_t limit = c->info.max_context;
     sl_answer a = {
         .session = c->session,
         .n_batch = (size_t)c->common->n_batch,
-        .max_context = limit > reserve ? limit - reserve : limit,
+        .max_context = c->info.max_context,
+        .n_reserve = c->close.n + 1, /* the end of the turn, and the last token, which is fed late */
         .stream = s->stream,
         .step = step,
         .arg = s,

@@ -33,7 +33,7 @@ static sl_status decode(sl_answer *a, sl_error *err) {
         int32_t token = sl_sampler_sample(a->sampler, sl_slot_logits(a->session, a->slot));
         sl_sampler_accept(a->sampler, token);
         SL_TRY(sl_stream_accept(a->stream, token, err));
-        bool full = a->max_context && sl_slot_position(a->session, a->slot) >= a->max_context;
+        bool full = a->max_context && sl_slot_position(a->session, a->slot) + a->n_reserve >= a->max_context;
         if (full && a->stream->finish == SL_FINISH_NONE) sl_stream_end(a->stream, SL_FINISH_LENGTH);
         if (!a->step(a->arg, token)) return stop(a);
         if (a->stream->finish == SL_FINISH_NONE) SL_TRY(feed(a, &token, 1, true, err));
@@ -41,11 +41,16 @@ static sl_status decode(sl_answer *a, sl_error *err) {
     return SL_OK;
 }
 
+static sl_status check_room(const sl_answer *a, size_t n_prompt, sl_error *err) {
+    size_t used = (size_t)sl_slot_position(a->session, a->slot) + a->n_reserve;
+    size_t room = a->max_context > used ? a->max_context - used : 0;
+    if (!a->max_context || n_prompt <= room) return SL_OK;
+    return sl_fail(err, SL_E_ARG, "the prompt has %zu tokens (expected at most %zu, the room in the model's context)",
+                   n_prompt, room);
+}
+
 sl_status sl_answer_run(sl_answer *answer, const int32_t *prompt, size_t n_prompt, sl_error *err) {
-    uint64_t position = sl_slot_position(answer->session, answer->slot);
-    if (answer->max_context && n_prompt > answer->max_context - sl_min((size_t)position, answer->max_context))
-        return sl_fail(err, SL_E_ARG, "%zu tokens after %llu do not fit the model's context of %zu tokens",
-                       n_prompt, (unsigned long long)position, answer->max_context);
+    SL_TRY(check_room(answer, n_prompt, err));
     double start = sl_os_seconds();
     if (answer->stream->max_token == 0) sl_stream_end(answer->stream, SL_FINISH_LENGTH);
     else SL_TRY(prefill(answer, prompt, n_prompt, err));

@@ -11,6 +11,7 @@ typedef struct sl_answer {
     size_t slot;          /* the prompt continues whatever is in it */
     size_t n_batch;       /* prompt tokens per piece */
     size_t max_context;   /* tokens the slot may hold; 0: any number */
+    size_t n_reserve;     /* of these, left free for what the caller feeds after the answer */
     sl_sampler *sampler;  /* has accepted what is in the slot, if anything; accepts prompt and answer here */
     sl_stream *stream;    /* finish is set at the end */
     /* Called after each piece of the prompt (token -1) and after each sampled token, which the stream has

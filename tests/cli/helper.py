@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SLUICE = os.path.abspath(os.environ.get("SLUICE", ROOT / "build/sluice"))
 DATA = ROOT.parent / "shared/data"
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # many short runs on busy processors: do not spin
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = ["t h", "th e", "Ġ the", "Ġ a", "i n", "e r", "o n", "Ġ w", "u s", "us er"]
