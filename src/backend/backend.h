@@ -9,7 +9,7 @@
 typedef struct sl_device sl_device; /* each backend has its own */
 
 typedef struct sl_device_params {
-    size_t n_slot, n_batch, n_thread; /* n_thread 0: all processors */
+    size_t n_slot, n_batch, n_thread; /* n_thread 0: as many as there are processors and work */
     bool kv_f16;                      /* KV elements are f16 instead of f32 */
 } sl_device_params;
 

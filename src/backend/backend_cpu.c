@@ -73,6 +73,7 @@ static sl_status cpu_open(const sl_graph *graph, const sl_device_params *params,
     device->n_slot = params->n_slot;
     device->n_batch = params->n_batch;
     device->n_thread = params->n_thread ? params->n_thread : sl_os_processors();
+    device->few_threads = !params->n_thread;
     device->kv_f16 = params->kv_f16;
     sl_status status = open_memory(device, err);
     if (status == SL_OK) *out = device;
@@ -177,13 +178,20 @@ static void run_nodes(sl_pass *pass, size_t thread) {
     }
 }
 
+/* A barrier costs about a microsecond, and much more where another program holds a processor: a thread must
+ * bring a million multiply-adds to a pass to be worth it, unless the caller asked for it by number. */
+static size_t threads_for(const sl_device *device, size_t n_tok) {
+    uint64_t useful = 1 + device->graph->products * n_tok / 1000000;
+    return device->few_threads && useful < device->n_thread ? (size_t)useful : device->n_thread;
+}
+
 static void cpu_execute(sl_device *device, const sl_batch *batch) {
     sl_pass pass = { device, device->graph, &device->kernels, batch, device->n_thread };
     device->domains[SL_ALL].n = batch->n_tok;
     device->domains[SL_OUTPUTS].n = batch->n_out;
     memcpy(device->domains[SL_OUTPUTS].index, batch->out_rows, batch->n_out * sizeof *batch->out_rows);
     device->counters.passes++;
-#pragma omp parallel num_threads((int)device->n_thread)
+#pragma omp parallel num_threads((int)threads_for(device, batch->n_tok))
     {
 #pragma omp single
         pass.n_thread = (size_t)omp_get_num_threads(); /* may be fewer than asked for */

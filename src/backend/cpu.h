@@ -20,6 +20,7 @@ struct sl_device {
     const sl_graph *graph;
     sl_kernels kernels;
     size_t n_slot, n_batch, n_thread;
+    bool few_threads;    /* for small passes: see cpu_execute */
     bool kv_f16;
     uint8_t *arena;      /* values */
     uint64_t arena_bytes;

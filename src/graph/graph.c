@@ -149,6 +149,7 @@ static sl_node *add_linear(sl_graph *g, int32_t x, const sl_tensor *w, const flo
     sl_node *node = add_node(g, SL_OP_LINEAR, domain);
     node->in[0] = x;
     node->u.linear = (sl_linear){ w, bias, x, SL_NO_VALUE, SL_NO_VALUE, false };
+    g->products += sl_spec_rows(&w->spec) * sl_spec_width(&w->spec);
     return node;
 }
 

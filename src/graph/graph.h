@@ -110,6 +110,7 @@ typedef struct sl_graph {
     size_t max_context;      /* 0: none */
     size_t state_floats;     /* of one slot */
     size_t arena_bytes;      /* of values, per batch token */
+    uint64_t products;       /* multiply-adds of a token in all matrix products */
     size_t n_kv;             /* KV stores */
     size_t kv_width, kv_head_dim; /* elements per position of K (and V) and of one head, equal in all stores */
     int32_t rope_table;      /* value [cos n_rot/2 | sin n_rot/2], or SL_NO_VALUE */

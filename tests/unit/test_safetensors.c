@@ -39,6 +39,9 @@ static void reads_tensors(void **state) {
     assert_string_equal(t[2].name, "\xf0\x9f\x92\xa7");
     sl_safetensors_close(&st);
     free(own);
+    assert_int_equal(parse("{}", 0, &st, &own, &err), SL_OK);
+    assert_int_equal(st.n_tensor, 0);
+    free(own);
 }
 
 #define T(fields) "{\"t\": {" fields "}}"

@@ -81,8 +81,9 @@ static void check_draws(const sl_sampler_params *p, const float *logits) {
 static void test_distribution(void **state) {
     (void)state;
     static const struct { int top_k; float top_p, min_p, temperature; } cases[] = {
-        { 0, 1, 0, 1 },      { 0, 1, 0, 0.5F },   { 10, 1, 0, 1 },      { 0, 0.5F, 0, 1 },   { 0, 1, 0.1F, 2 },
-        { 40, 0.9F, 0.05F, 0.8F }, { 3, 0.01F, 0, 1 }, { 150, 0.99F, 0, 1.5F }, { 200, 1, 0, 1 }, { 5, 1, 1, 1 },
+        { 0, 1, 0, 1 },    { 0, 1, 0, 0.5F },         { 10, 1, 0, 1 },   { 0, 0.5F, 0, 1 },
+        { 0, 1, 0.1F, 2 }, { 40, 0.9F, 0.05F, 0.8F }, { 3, 0.01F, 0, 1 }, { 150, 0.99F, 0, 1.5F },
+        { 200, 1, 0, 1 },  { 5, 1, 1, 1 },
     };
     uint32_t seed = 5;
     float logits[N];
@@ -173,8 +174,8 @@ static void test_seeds(void **state) {
 
 /* ---- the repeat penalty ------------------------------------------------------------------------- */
 
-static int32_t greedy_after(float penalty, int32_t last_n, const float *logits, size_t n, const int32_t *history,
-                            size_t n_history) {
+static int32_t greedy_after(float penalty, int32_t last_n, const float *logits, size_t n,
+                            const int32_t *history, size_t n_history) {
     sl_sampler_params p = off();
     p.temperature = 0;
     p.repeat_penalty = penalty;
@@ -193,7 +194,7 @@ static void test_penalty(void **state) {
     const int32_t zero[] = { 0, 0, 0 }, mixed[] = { 0, 2, 2 }, odd[] = { -1, 4, 0 };
     assert_int_equal(greedy_after(2, 64, logits, 4, zero, 1), 1);   /* 1.5 < 2 */
     assert_int_equal(greedy_after(1.4F, 64, logits, 4, zero, 3), 0); /* once, however often it came: 2.14 > 2 */
-    assert_int_equal(greedy_after(2, 64, low, 4, zero, 1), 1);      /* negative ones are multiplied: -2 < -1.5 */
+    assert_int_equal(greedy_after(2, 64, low, 4, zero, 1), 1);      /* -1 is multiplied: -2 < -1.5 */
     assert_int_equal(greedy_after(2, 2, logits, 4, mixed, 3), 0);   /* out of the window */
     assert_int_equal(greedy_after(2, 3, logits, 4, mixed, 3), 1);
     assert_int_equal(greedy_after(2, -1, logits, 4, mixed, 3), 1);

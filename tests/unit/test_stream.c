@@ -12,8 +12,8 @@
 #include "run/stream.h"
 #include "tokenizer_fixture.h"
 
-/* Tokens that cut texts of Q, X and Z in many ways: the single letters, and added ones from id 1000 on, of which
- * the first two end an answer. */
+/* Tokens that cut texts of Q, X and Z in many ways: the single letters, and added ones from id 1000 on, of
+ * which the first two end an answer. */
 static const char *const added[] = { "</s>", "<end>", "QX", "XQ", "QQX", "QXZQX", "XX", NULL };
 static const char *const letters[] = { "Q", "X", "Z" };
 enum { END = 1000, OTHER_END, N_LETTER = 3, N_PIECE = N_LETTER + 5 };
@@ -100,8 +100,8 @@ static void test_any_cut(void **state) {
         char stop_text[3][8], all[256];
         size_t n_stop = next_random(&seed) % 4, n = 0;
         random_stops(&seed, stop_text, stops, n_stop);
-        sl_stream s = { .model = &model, .stops = stops, .n_stop = n_stop, .max_token = 1 + next_random(&seed) % 30,
-                        .show_special = true };
+        sl_stream s = { .model = &model, .stops = stops, .n_stop = n_stop, .show_special = true };
+        s.max_token = 1 + next_random(&seed) % 30;
         while (s.finish == SL_FINISH_NONE) {
             size_t piece = next_random(&seed) % N_PIECE, before = s.n_ready;
             const char *text = pieces[piece].text;
@@ -231,8 +231,9 @@ static void test_utf8(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_any_cut),    cmocka_unit_test(test_stop_text), cmocka_unit_test(test_stop_in_stop),
-        cmocka_unit_test(test_end_tokens), cmocka_unit_test(test_no_tokenizer), cmocka_unit_test(test_utf8),
+        cmocka_unit_test(test_any_cut),      cmocka_unit_test(test_stop_text),
+        cmocka_unit_test(test_stop_in_stop), cmocka_unit_test(test_end_tokens),
+        cmocka_unit_test(test_no_tokenizer), cmocka_unit_test(test_utf8),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }
