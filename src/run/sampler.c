@@ -155,11 +155,18 @@ static void make_heap(candidate *heap, size_t n, bool first) {
     for (size_t i = n / 2; i-- > 0;) sift(heap, n, i, heap[i], first);
 }
 
+/* Whether a logit surely stays below the limit: a penalty of 1 and more makes none larger. Nearly all end
+ * here, before anything else is asked about them. */
+static bool is_below(const sl_sampler *s, float logit, float limit) {
+    return !(logit >= limit) && s->params.repeat_penalty >= 1;
+}
+
 static int32_t greedy(const sl_sampler *s, const float *logits) {
     candidate best = { clean(s, logits, 0), 0 };
     for (size_t i = 1; i < s->n_vocab; i++) {
-        float x = clean(s, logits, i);
-        if (x > best.logit) best = (candidate){ x, (int32_t)i };
+        if (is_below(s, logits[i], best.logit)) continue;
+        candidate c = { clean(s, logits, i), (int32_t)i };
+        if (before(c, best)) best = c;
     }
     return best.id;
 }
@@ -171,6 +178,7 @@ static void collect(sl_sampler *s, const float *logits) {
     if (k == s->n_vocab) return;
     make_heap(s->candidates, k, false);
     for (size_t i = k; i < s->n_vocab; i++) {
+        if (is_below(s, logits[i], s->candidates[0].logit)) continue;
         candidate c = { clean(s, logits, i), (int32_t)i };
         if (before(c, s->candidates[0])) sift(s->candidates, k, 0, c, false);
     }
