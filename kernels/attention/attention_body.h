@@ -5,6 +5,7 @@
  * A query's result must not depend on what else is in the call: scores are summed lane by lane over head_dim
  * with one fixed tree per key; keys outside the query's own window get the weight 0 and no arithmetic on
  * their values; blocks start at multiples of SL_ATTN_BLOCK whatever the position. */
+#include <assert.h>
 
 enum { VALUE_BLOCK = 64 / SL_LANES, SCORE_VECTORS = SL_ATTN_BLOCK / SL_LANES };
 
@@ -111,6 +112,7 @@ static void attend_queries(const sl_attention_args *a, block b, size_t base) {
 }
 
 static void attend_begin(const sl_attention_args *a) {
+    assert(a->n_tok <= SL_ATTN_QUERIES); /* what scratch is sized for */
     softmax *state = (softmax *)a->scratch;
     for (size_t t = 0; t < a->n_tok; t++)
         memset(a->y + t * a->y_stride, 0, a->n_head * a->head_dim * sizeof *a->y);

@@ -4,6 +4,7 @@
  *
  * Tokens go in tiles of 16 with channels inside: walking all tokens for one vector of channels would touch a
  * new page per token and array, more than the first-level TLB holds. */
+#include <assert.h>
 
 enum { CONV_TILE = 16, CONV_MAX_WINDOW = 3 };
 
@@ -55,6 +56,7 @@ SL_INLINE void conv_lanes(const sl_conv_args *a, size_t from, size_t to, size_t 
 }
 
 void SL_ISA(sl_conv_gate)(const sl_conv_args *a) {
+    assert(a->k >= 1);
     for (size_t from = 0; from < a->n_tok; from += CONV_TILE) {
         const size_t to = a->n_tok - from < CONV_TILE ? a->n_tok : from + CONV_TILE;
         size_t i = 0;

@@ -1,6 +1,8 @@
 /* Gated causal depthwise convolution, reference: bridge.md step 3 before its norm. */
 #include "kernels/prototypes.h"
 
+#include <assert.h>
+
 /* One channel of one token: the oldest product leaves the carried rows and the new one enters. The window
  * slides through the state itself, so a chunk and single steps do the same operations. */
 static void step_channel(const sl_conv_args *a, size_t t, size_t i) {
@@ -14,6 +16,7 @@ static void step_channel(const sl_conv_args *a, size_t t, size_t i) {
 }
 
 void sl_conv_gate_ref(const sl_conv_args *a) {
+    assert(a->k >= 1);
     for (size_t t = 0; t < a->n_tok; t++)
         for (size_t i = 0; i < a->n; i++) step_channel(a, t, i);
 }
