@@ -16,6 +16,8 @@
 
 #include "cli/cli.h"
 
+enum { CTRL_D = 4 };
+
 struct sl_lines {
     const char *const *words;
     /* terminal */
@@ -58,6 +60,8 @@ static int read_character(EditLine *edit, wchar_t *out) {
         if (!wait_for_input()) return -1;
         ssize_t n = read(STDIN_FILENO, &byte, 1);
         if (n <= 0) return (int)n;
+        /* A Ctrl-D typed during an answer, when the terminal was not being edited, arrives as NUL. */
+        if (byte == 0) byte = CTRL_D;
         size_t used = mbrtowc(out, &byte, 1, &lines->decoder);
         if (used == (size_t)-2) continue; /* more bytes of this character to come */
         if (used == (size_t)-1) {

@@ -252,11 +252,15 @@ class Interrupt(Case):
 
 class Terminal(Case):
     def setUp(self):
+        self.start("-n", "-1", "--ignore-eos")
+        self.expect(b"> ")
+
+    def start(self, *args):
         self.home = scratch() / f"{self.id()}.home"
-        self.home.mkdir()
+        self.home.mkdir(exist_ok=True)
         self.master, slave = pty.openpty()
         env = {**os.environ, "HOME": str(self.home), "TERM": "xterm", "LC_ALL": "C.UTF-8"}
-        command = [SLUICE, "chat", "-m", model(), "-n", "-1", "--ignore-eos"]
+        command = [SLUICE, "chat", "-m", model(), *args]
         self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=env,
                                         start_new_session=True,
                                         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
@@ -267,7 +271,9 @@ class Terminal(Case):
     def close(self):
         self.process.kill()
         self.process.wait()
-        os.close(self.master)
+        if self.master >= 0:
+            os.close(self.master)
+        self.master = -1
 
     def send(self, data):
         self.data = b""
@@ -284,7 +290,7 @@ class Terminal(Case):
                     self.fail(f"{text!r} did not come before the end: {self.data[-500:]!r}")
 
     def leave(self, code):
-        self.send(b"\x04")
+        os.write(self.master, b"\x04")
         end = time.monotonic() + 20
         try:
             while time.monotonic() < end:
@@ -295,7 +301,6 @@ class Terminal(Case):
         self.assertEqual(self.process.wait(timeout=1), code)
 
     def test_conversation(self):
-        self.expect(b"> ")
         self.send(b"the firsts\x7f\r")          # a question, corrected
         time.sleep(0.5)
         self.send(b"\x03")                      # ends the answer only
@@ -315,26 +320,24 @@ class Terminal(Case):
         self.assertIn("the\\040first", history)
 
     def test_failed_command_shows_in_the_exit_code(self):
-        self.expect(b"> ")
         self.send(b"/bogus\r")
         self.expect(b"sluice: unknown command '/bogus'")
         self.expect(b"> ")
         self.leave(1)
 
+    def test_leave_at_once(self):
+        self.leave(0)
+
     def test_typed_ahead(self):
         """Ctrl-D during an answer leaves after it."""
-        self.expect(b"> ")
-        self.send(b"the\r")
-        time.sleep(0.3)
-        os.write(self.master, b"\x04")
-        time.sleep(0.1)
-        os.write(self.master, b"\x03")
-        self.expect(b"> ")
-        self.assertEqual(self.process.wait(timeout=20), 0)
-
-    def test_leave_at_once(self):
-        self.expect(b"> ")
-        self.leave(0)
+        self.close()
+        for seconds in (0, 0.05, 0.2):
+            self.start("-n", "4000", "--ignore-eos")
+            self.expect(b"> ")
+            self.send(b"the\r")
+            time.sleep(seconds)
+            self.leave(0)
+            self.close()
 
 
 if __name__ == "__main__":
