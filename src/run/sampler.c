@@ -1,6 +1,7 @@
 /* Sampling. In this order, which is llama.cpp's: repeat penalty, top-k, top-p, min-p, temperature, draw.
  * top-p and min-p see the probabilities before the temperature. Only what must be in order is sorted: a heap
  * gives the likeliest candidates one by one until the limits are met. */
+#include <assert.h>
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -194,6 +195,7 @@ static size_t keep_likely(sl_sampler *s, float best) {
     while (kept < n) {
         candidate top = s->candidates[0];
         double p = exp((double)top.logit - (double)best); /* of the first: 1 */
+        assert(p <= 1);
         if (kept && (seen >= (double)s->params.top_p * sum || p < (double)s->params.min_p)) break;
         seen += p;
         kept++;

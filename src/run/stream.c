@@ -2,6 +2,7 @@
  * and the longest prefix that ends the text so far says how much must be held back. */
 #include "run/stream.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 #include "run/model.h"
@@ -73,6 +74,7 @@ sl_status sl_stream_accept(sl_stream *s, int32_t token, sl_error *err) {
     s->n_token++;
     for (; at < s->text.n; at++) scan_byte(s, at);
     size_t held = held_from(s);
+    assert(held >= s->n_ready); /* what was ready stays ready */
     if (s->has_cut && held >= s->cut) sl_stream_end(s, SL_FINISH_STOP);
     else if (s->n_token >= s->max_token) sl_stream_end(s, SL_FINISH_LENGTH);
     else s->n_ready = held;

@@ -3,12 +3,14 @@
  * those of Hugging Face's tokenizers. */
 #include "text/added.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "text/utf8.h"
 
 sl_status sl_added_add(sl_added_set *set, const sl_added *item, sl_error *err) {
+    assert(item->n > 0 && item->n <= SL_MAX_ADDED_BYTES);
     sl_added copy = *item;
     copy.text = malloc(item->n + 1);
     if (!copy.text || !sl_grow((void **)&set->items, &set->cap, set->n + 1, sizeof *set->items)) {
@@ -89,6 +91,7 @@ static size_t spaces_after(const uint8_t *text, size_t n, size_t end) {
 
 bool sl_added_find(const sl_added_set *set, const uint8_t *text, size_t n, size_t from, bool special,
                    sl_added_match *match) {
+    assert(from <= n && set->first[256] == set->n); /* sorted */
     if (!set->n) return false;
     for (size_t i = from; i < n;) {
         const sl_added *item = longest(set, text + i, n - i);

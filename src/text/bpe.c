@@ -2,6 +2,7 @@
  * dropped, when the symbol at its position no longer begins a pair of its rank. */
 #include "text/bpe.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -55,6 +56,7 @@ static int32_t find_piece(const sl_bpe *bpe, const void *key, size_t n_key) {
 sl_status sl_bpe_add(sl_bpe *bpe, uint32_t rank, const void *left, size_t n_left, const void *right,
                      size_t n_right, sl_error *err) {
     uint8_t both[2 * SL_MAX_PIECE_BYTES];
+    assert(rank < bpe->n);
     int32_t a = find_piece(bpe, left, n_left), b = find_piece(bpe, right, n_right);
     if (a < 0) return unknown_piece(rank, left, n_left, err);
     if (b < 0) return unknown_piece(rank, right, n_right, err);
@@ -122,6 +124,7 @@ static bool add_symbols(const sl_bpe *bpe, sl_bpe_work *w, const uint8_t *word, 
     w->n = w->n_heap = 0;
     for (size_t i = 0, n_char; i < n_bytes; i += n_char) {
         n_char = sl_utf8_char(word + i, n_bytes - i);
+        assert(n_char > 0);
         int32_t id = sl_vocab_find_text(bpe->vocab, word + i, n_char);
         if (id >= 0) {
             was_unk = false;
@@ -153,6 +156,7 @@ static bool merge_all(const sl_bpe *bpe, sl_bpe_work *w) {
         uint32_t i = (uint32_t)entry;
         sl_symbol *s = &w->symbols[i];
         if (s->rank != entry >> 32) continue;
+        assert(s->next != NONE && s->rank < bpe->n);
         sl_symbol *dead = &w->symbols[s->next];
         s->id = bpe->result[s->rank];
         s->next = dead->next;

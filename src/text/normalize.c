@@ -2,6 +2,7 @@
  * quadratic time for a long run of them, so runs are sorted here, by counting. */
 #include "text/normalize.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
@@ -104,6 +105,7 @@ static bool normalize_unicode(const sl_normalizer *form, const uint8_t *p, size_
 }
 
 static bool replace(const sl_normalizer *rule, const uint8_t *p, size_t n, size_t limit, sl_buf *out) {
+    assert(rule->from.n > 0);
     size_t done = 0;
     for (size_t i = 0; i + rule->from.n <= n && out->n <= limit;) {
         if (memcmp(p + i, rule->from.data, rule->from.n) != 0) {

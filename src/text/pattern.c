@@ -7,6 +7,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "text/pattern.h"
 
+#include <assert.h>
 #include <pcre2.h>
 #include <stdlib.h>
 #include <string.h>
@@ -193,6 +194,7 @@ sl_status sl_pattern_find(const sl_pattern *pattern, sl_matcher *matcher, const 
                           size_t from, bool *found, size_t *start, size_t *end, sl_error *err) {
     /* Sound patterns step back over a run once or twice for each of their alternatives. The limit holds for
      * each place where a match may begin, so a pattern that is not sound costs at most its square. */
+    assert(from <= n);
     size_t steps = 16 * (n - from) + 4096;
     pcre2_set_match_limit(matcher->limits, (uint32_t)sl_min(steps, UINT32_MAX));
     int rc = pcre2_match(pattern->code, text, n, from, PCRE2_NO_UTF_CHECK, matcher->data, matcher->limits);
@@ -204,6 +206,7 @@ sl_status sl_pattern_find(const sl_pattern *pattern, sl_matcher *matcher, const 
         return sl_fail(err, SL_E_FORMAT, "the tokenizer's pattern fails on a text of %zu bytes: %s", n, why);
     }
     const size_t *range = pcre2_get_ovector_pointer(matcher->data);
+    assert(range[0] >= from && range[1] >= range[0] && range[1] <= n); /* \K, which breaks this, is refused */
     *start = range[0];
     *end = range[1];
     return SL_OK;

@@ -1,6 +1,7 @@
 /* Stages over a list of words. The rules of each behaviour are those of Hugging Face's tokenizers. */
 #include "text/pretokenize.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,6 +56,7 @@ typedef struct splitter {
 } splitter;
 
 static bool add_part(splitter *s, size_t start, size_t end, bool match) {
+    assert(start <= end);
     if (start == end) return true;
     bool join = (s->how == SL_SPLIT_CONTIGUOUS && match == s->was_match) ||
                 (s->how == SL_SPLIT_PREVIOUS && match && !s->was_match) ||

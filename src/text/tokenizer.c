@@ -2,6 +2,7 @@
  * out of that, and what remains goes through the pre-tokenizer and BPE word by word. */
 #include "text/tokenizer.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,6 +72,7 @@ static sl_status put_byte(encoder *e, uint8_t byte) {
     const sl_bpe *bpe = &e->tokenizer->bpe;
     if (bpe->byte_id[byte] >= 0) return put_token(e, bpe->byte_id[byte]);
     if (bpe->unk >= 0) return put_token(e, bpe->unk);
+    assert(bpe->byte_id[0xEF] >= 0 && bpe->byte_id[0xBF] >= 0 && bpe->byte_id[0xBD] >= 0);
     SL_TRY(put_token(e, bpe->byte_id[0xEF]));
     SL_TRY(put_token(e, bpe->byte_id[0xBF]));
     return put_token(e, bpe->byte_id[0xBD]);

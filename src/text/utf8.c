@@ -1,6 +1,7 @@
 /* UTF-8 by the table of well-formed sequences (Unicode standard, table 3-7), and the byte alphabet of GPT-2. */
 #include "text/utf8.h"
 
+#include <assert.h>
 #include <utf8proc.h>
 
 static bool is_tail(uint8_t c) { return (c & 0xC0) == 0x80; }
@@ -52,6 +53,7 @@ int32_t sl_utf8_last(const uint8_t *p, size_t n, size_t *n_char) {
 }
 
 size_t sl_utf8_put(int32_t code, uint8_t out[4]) {
+    assert(code >= 0 && code <= 0x10FFFF);
     if (code < 0x80) {
         out[0] = (uint8_t)code;
         return 1;

@@ -1,6 +1,7 @@
 /* Pieces in one pool of bytes, found through a table of ids with linear probing. */
 #include "text/vocab.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -46,6 +47,7 @@ static sl_status pool_add(sl_vocab *vocab, const void *data, size_t n, uint32_t 
 
 sl_status sl_vocab_add(sl_vocab *vocab, int32_t id, const void *key, size_t n_key, sl_error *err) {
     sl_name_buf name, other;
+    assert(id >= 0 && (size_t)id < vocab->n);
     sl_piece *piece = &vocab->pieces[id];
     if (n_key > SL_MAX_PIECE_BYTES)
         return sl_fail(err, SL_E_FORMAT, "tokenizer.json: piece \"%s\" has %zu bytes; expected at most %d",
@@ -67,6 +69,7 @@ sl_status sl_vocab_add(sl_vocab *vocab, int32_t id, const void *key, size_t n_ke
 }
 
 sl_status sl_vocab_set_out(sl_vocab *vocab, int32_t id, const void *out, size_t n_out, sl_error *err) {
+    assert(id >= 0 && (size_t)id < vocab->n && vocab->pieces[id].known);
     sl_piece *piece = &vocab->pieces[id];
     SL_TRY(pool_add(vocab, out, n_out, &piece->out, err));
     piece->n_out = (uint32_t)n_out;
@@ -83,6 +86,7 @@ int32_t sl_vocab_find_text(const sl_vocab *vocab, const void *key, size_t n_key)
 }
 
 const uint8_t *sl_vocab_key(const sl_vocab *vocab, int32_t id, size_t *n_key) {
+    assert(id >= 0 && (size_t)id < vocab->n && vocab->pieces[id].known);
     *n_key = vocab->pieces[id].n_key;
     return vocab->pool.data + vocab->pieces[id].key;
 }

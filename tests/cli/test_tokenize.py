@@ -1,11 +1,12 @@
 """sluice tokenize: ids and only ids, exactly the bytes back, from all three places."""
+import json
 import os
 import random
 import subprocess
 import time
 import unittest
 
-from tests.cli.helper import N_VOCAB, SLUICE, SPECIAL, Case, model, scratch, sluice, tokenizer
+from tests.cli.helper import N_VOCAB, ROOT, SLUICE, SPECIAL, Case, checkpoint, model, scratch, sluice, tokenizer
 
 VOCAB = tokenizer()["model"]["vocab"]
 
@@ -34,7 +35,8 @@ class Tokenize(Case):
         self.assertEqual(run(check=0).stdout, b"\n")
 
     def test_nothing_added_or_stripped(self):
-        for data in (b"\n", b"the\n", b" ", b"\r\n the \r\n", b"\xef\xbb\xbfthe", b"\0", b"a\0b", b"\x1a", b"the\n\n\n"):
+        for data in (b"\n", b"the\n", b" ", b"\r\n the \r\n", b"\xef\xbb\xbfthe", b"\0", b"a\0b", b"\x1a",
+                     b"the\n\n\n"):
             self.assertEqual(decode(encode(data)), data)
 
     def test_special(self):
@@ -72,8 +74,21 @@ class Tokenize(Case):
             self.assertEqual(run("--decode", stdin=ids, check=0).stdout, b"")
 
     def test_bad_ids(self):
-        for bad in (b"-1", b"%d" % N_VOCAB, b"99999999999999999999", b"x", b"1.5", b"3 4 x", b"0x1", b"1;2", b"\xff", b"1\0"):
+        for bad in (b"-1", b"%d" % N_VOCAB, b"99999999999999999999", b"x", b"1.5", b"3 4 x", b"0x1", b"1;2",
+                    b"\xff", b"1\0"):
             self.assert_error(run("--decode", stdin=bad), 1)
+
+    def test_llama_kind(self):
+        """The space that this kind puts before a text is not part of it, and is gone after decoding."""
+        fixture = json.loads((ROOT / "tests/unit/tokenizers/llama2.json").read_text())
+        folder = checkpoint(vocab_size=500)
+        (folder / "tokenizer.json").write_text(json.dumps(fixture["tokenizer"]))
+        path = scratch() / "llama-kind.slu"
+        sluice("convert", folder, path, check=0)
+        for data in (b"", b"a", b" a", b"  ", b"</s>a</s> b", "é日\n ".encode(), b"\xff \xe2\x96",
+                     bytes(range(256))):
+            ids = sluice("tokenize", "-m", path, stdin=data, check=0).stdout
+            self.assertEqual(sluice("tokenize", "-m", path, "--decode", stdin=ids, check=0).stdout, data)
 
     def test_not_quadratic(self):
         for data in (b"a", b" ", b"\n", b"9", b"\xff", b"the", b"!"):
