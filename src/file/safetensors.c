@@ -254,7 +254,7 @@ static sl_status check_unique(sl_st_tensor *t, size_t n, sl_error *err) {
 static sl_status check_cover(sl_st_tensor *t, size_t n, uint64_t data_bytes, sl_error *err) {
     sl_name_buf buf;
     uint64_t next = 0;
-    qsort(t, n, sizeof *t, by_offset);
+    if (n) qsort(t, n, sizeof *t, by_offset);
     for (size_t i = 0; i < n; i++) {
         if (t[i].offset != next)
             return sl_fail(err, SL_E_FORMAT, "tensor %s: data_offsets begin at %llu, expected %llu (%s)",
@@ -281,8 +281,10 @@ sl_status sl_safetensors_parse(char *json, size_t n_bytes, uint64_t data_offset,
     }
     peek(&s);
     if (s.p != s.end) return bad(&s, "nothing after the last '}'");
-    if (st->n_tensor > first) SL_TRY(check_unique(st->tensors + first, st->n_tensor - first, err));
-    SL_TRY(check_cover(st->tensors + first, st->n_tensor - first, data_bytes, err));
-    for (size_t i = first; i < st->n_tensor; i++) st->tensors[i].offset += data_offset;
+    size_t n = st->n_tensor - first;
+    sl_st_tensor *own = n ? st->tensors + first : NULL;
+    if (n) SL_TRY(check_unique(own, n, err));
+    SL_TRY(check_cover(own, n, data_bytes, err));
+    for (size_t i = 0; i < n; i++) own[i].offset += data_offset;
     return SL_OK;
 }
