@@ -145,7 +145,7 @@ static void config_refuses(void **state) {
 
 static void config_refuses_depth(void **state) {
     (void)state;
-    char json[512];
+    char json[1024]; /* 100 levels of 6 + 1 bytes */
     sl_error err;
     sl_meta meta;
     for (int depth = 1; depth < 100; depth++) {
