@@ -41,9 +41,7 @@ SL_INLINE void float_tile(int type, size_t n_tok, const operands *o, size_t n_va
     for (size_t i = 0; i < SL_LANES; i++) sum[i] = v_zero();
     size_t i = 0;
     for (; i + SL_LANES <= o->k; i += SL_LANES) {
-        if (n_tok == 1) { /* the same place in the block of rows that comes next */
-            for (size_t r = 0; r < n_row; r++) __builtin_prefetch(row[r] + n_row * o->w_stride + i * element);
-        }
+        fetch_ahead(o, i * element * n_row, SL_LANES * element * n_row);
         add_products(type, row, x, i, SL_LANES, n_row, n_tok, sum);
     }
     if (i < o->k) add_products(type, row, x, i, o->k - i, n_row, n_tok, sum);
@@ -69,7 +67,7 @@ SL_INLINE void float_rows(int type, size_t n_tok, const operands *block, size_t 
     static void name##_four(const operands *o, size_t n_row) { float_rows(type, 4, o, n_row); }              \
     void SL_ISA(sl_gemm_##name)(const void *w, size_t w_stride_bytes, const void *x, size_t x_stride_bytes,  \
                                 float *y, size_t y_stride, size_t n_row, size_t n_tok, size_t k) {           \
-        const operands o = { w, x, y, w_stride_bytes, x_stride_bytes, y_stride, k };                         \
+        const operands o = { w, x, y, w_stride_bytes, x_stride_bytes, y_stride, k, true };                         \
         walk_tiles(&o, n_row, n_tok, FLOAT_BLOCK_ROWS, name##_one, name##_two, name##_four);                 \
     }
 

@@ -107,7 +107,7 @@ SL_INLINE void add_group(bool is_q4, const char *const *row, const char *const *
 
 /* Rows past n_row repeat the last and are not stored. */
 SL_INLINE void quant_tile(bool is_q4, size_t n_tok, const operands *o, size_t n_row) {
-    const size_t n_group = sl_groups(o->k), group_bytes = is_q4 ? 32 : 64;
+    const size_t n_group = sl_groups(o->k), group_bytes = is_q4 ? 36 : 68;
     const char *row[TILE_ROWS], *x[MAX_TOKENS];
     __m256 acc[MAX_TOKENS];
     for (size_t r = 0; r < TILE_ROWS; r++) row[r] = o->w + (r < n_row ? r : n_row - 1) * o->w_stride;
@@ -115,9 +115,7 @@ SL_INLINE void quant_tile(bool is_q4, size_t n_tok, const operands *o, size_t n_
 #pragma GCC unroll 4
     for (size_t t = 0; t < n_tok; t++) acc[t] = _mm256_setzero_ps();
     for (size_t g = 0; g < n_group; g++) {
-        for (size_t r = g % 2; r < TILE_ROWS; r += 64 / group_bytes) { /* the same place in the next tile of rows */
-            _mm_prefetch(row[r] + TILE_ROWS * o->w_stride + g * group_bytes, _MM_HINT_T0);
-        }
+        fetch_ahead(o, g * group_bytes * TILE_ROWS, group_bytes * TILE_ROWS);
         add_group(is_q4, row, x, n_group, g, n_tok, acc);
     }
     for (size_t t = 0; t < n_tok; t++) {
@@ -133,7 +131,7 @@ SL_INLINE void quant_tile(bool is_q4, size_t n_tok, const operands *o, size_t n_
     static void name##_four(const operands *o, size_t n_row) { quant_tile(is_q4, 4, o, n_row); }             \
     void sl_gemm_##name##_avx2(const void *w, size_t w_stride_bytes, const void *x, size_t x_stride_bytes,   \
                                float *y, size_t y_stride, size_t n_row, size_t n_tok, size_t k) {            \
-        const operands o = { w, x, y, w_stride_bytes, x_stride_bytes, y_stride, k };                         \
+        const operands o = { w, x, y, w_stride_bytes, x_stride_bytes, y_stride, k, true };                         \
         walk_tiles(&o, n_row, n_tok, TILE_ROWS, name##_one, name##_two, name##_four);                        \
     }
 

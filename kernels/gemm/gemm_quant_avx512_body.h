@@ -186,7 +186,7 @@ SL_INLINE void add_step(bool is_q4, const char *const *row, const char *const *x
 
 /* Rows past n_row repeat the last and are not stored. */
 SL_INLINE void quant_tile(bool is_q4, size_t n_tok, const operands *o, size_t n_row) {
-    const size_t n_group = sl_groups(o->k), step_bytes = is_q4 ? 64 : 128;
+    const size_t n_group = sl_groups(o->k), step_bytes = is_q4 ? 72 : 136;
     const char *row[TILE_ROWS], *x[MAX_TOKENS];
     __m512 acc[MAX_TOKENS];
     for (size_t r = 0; r < TILE_ROWS; r++) row[r] = o->w + (r < n_row ? r : n_row - 1) * o->w_stride;
@@ -194,9 +194,7 @@ SL_INLINE void quant_tile(bool is_q4, size_t n_tok, const operands *o, size_t n_
 #pragma GCC unroll 4
     for (size_t t = 0; t < n_tok; t++) acc[t] = _mm512_setzero_ps();
     for (size_t step = 0; step < n_group / 2; step++) {
-        for (size_t r = 0; r < TILE_ROWS; r++) { /* the same place in the tile of rows that comes next */
-            _mm_prefetch(row[r] + TILE_ROWS * o->w_stride + step * step_bytes, _MM_HINT_T0);
-        }
+        fetch_ahead(o, step * step_bytes * TILE_ROWS, step_bytes * TILE_ROWS);
         add_step(is_q4, row, x, n_group, step, false, n_tok, acc);
     }
     if (n_group % 2) add_step(is_q4, row, x, n_group, n_group / 2, true, n_tok, acc);
@@ -215,6 +213,6 @@ SL_INLINE void quant_tile(bool is_q4, size_t n_tok, const operands *o, size_t n_
     static void name##_four(const operands *o, size_t n_row) { quant_tile(is_q4, 4, o, n_row); }             \
     void sl_gemm_##name##_##isa(const void *w, size_t w_stride_bytes, const void *x, size_t x_stride_bytes,  \
                                 float *y, size_t y_stride, size_t n_row, size_t n_tok, size_t k) {           \
-        const operands o = { w, x, y, w_stride_bytes, x_stride_bytes, y_stride, k };                         \
+        const operands o = { w, x, y, w_stride_bytes, x_stride_bytes, y_stride, k, true };                         \
         walk_tiles(&o, n_row, n_tok, TILE_ROWS, name##_one, name##_two, name##_four);                        \
     }

@@ -7,7 +7,9 @@
 #ifndef SL_KERNELS_GEMM_TILES_H
 #define SL_KERNELS_GEMM_TILES_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* The operands of a tile: first row of weights, first token, output of both. */
 typedef struct operands {
@@ -15,7 +17,24 @@ typedef struct operands {
     float *y;
     size_t w_stride, x_stride, y_stride; /* bytes, bytes, elements */
     size_t k;
+    bool is_first; /* of the tiles that read these weights: it prefetches */
 } operands;
+
+/* A tile reads many rows side by side, which the hardware takes for random access: a third of what memory
+ * gives. So the weights are fetched into the second cache in the order of their addresses (rows follow each
+ * other), by as many bytes as a step of a tile consumes. A request is dropped while the queue is full, hence
+ * the second one. Share of a plain read's speed, q4, one core, Zen 4: same place in the next tile 35 %, in
+ * address order one tile ahead 68, 32 KiB ahead 90, 64 KiB and again 32 KiB ahead 99; into the first cache 50;
+ * q8 reaches 70, and 87 with two or four tokens. Addresses past the end of the weights are harmless. */
+enum { FETCH_FAR = 65536, FETCH_NEAR = 32768, CACHE_LINE = 64 };
+static inline __attribute__((always_inline)) void fetch_ahead(const operands *o, size_t offset, size_t n_bytes) {
+    if (!o->is_first) return;
+    const uintptr_t place = (uintptr_t)o->w + offset;
+    for (size_t i = 0; i < n_bytes; i += CACHE_LINE) {
+        __builtin_prefetch((const void *)(place + i + FETCH_FAR), 0, 2);
+        __builtin_prefetch((const void *)(place + i + FETCH_NEAR), 0, 2);
+    }
+}
 
 /* Computes n_row <= the block's rows for a fixed number of tokens. */
 typedef void tile_fn(const operands *o, size_t n_row);
@@ -28,6 +47,7 @@ static inline __attribute__((always_inline)) void walk_tokens(const operands *bl
         operands o = *block;
         o.x += t * o.x_stride;
         o.y += t * o.y_stride;
+        o.is_first = t == 0;
         step = four && n_tok - t >= 4 ? 4 : n_tok - t >= 2 ? 2 : 1;
         if (step == 4) four(&o, n_row);
         else if (step == 2) two(&o, n_row);
