@@ -51,40 +51,42 @@ static sl_status encode(const sl_conversation *c, const sl_message *messages, si
 
 /* ---- the format, learnt from what it makes of short messages ------------------------------------ */
 
-static sl_message message(const char *role, const char *content) {
-    return (sl_message){ .role = role, .content = content, .n_content = strlen(content) };
+/* Tokens of one message of that role. */
+static sl_status encode_sample(const sl_conversation *c, const char *role, const char *text, bool first,
+                               sl_ids *ids, sl_error *err) {
+    const sl_message message = { .role = role, .content = text, .n_content = strlen(text) };
+    return encode(c, &message, 1, first, false, ids, err);
 }
 
-/* open: what two different questions have in common at their start. */
+/* open: what different questions have in common at their start. A line end may join the one before it. */
 static sl_status learn_open(sl_conversation *c, sl_error *err) {
-    const sl_message x = message("user", "x"), y = message("user", "7");
-    sl_ids other = { 0 };
-    sl_status status = encode(c, &x, 1, false, false, &c->open, err);
-    if (status == SL_OK) status = encode(c, &y, 1, false, false, &other, err);
-    size_t n = 0;
-    while (status == SL_OK && n < c->open.n && n < other.n && c->open.v[n] == other.v[n]) n++;
-    c->open.n = n;
-    if (status == SL_OK) status = encode(c, &x, 1, true, false, &other, err);
-    for (size_t i = 0; status == SL_OK && n && i + n <= other.n && !c->open_in_first; i++)
-        c->open_in_first = memcmp(other.v + i, c->open.v, n * sizeof *other.v) == 0;
-    free(other.v);
+    static const char *const samples[] = { "x", "7", "\n" };
+    sl_ids ids = { 0 };
+    sl_status status = encode_sample(c, "user", samples[0], false, &c->open, err);
+    for (size_t i = 1; i < sizeof samples / sizeof *samples && status == SL_OK; i++) {
+        status = encode_sample(c, "user", samples[i], false, &ids, err);
+        size_t n = 0;
+        while (status == SL_OK && n < c->open.n && n < ids.n && c->open.v[n] == ids.v[n]) n++;
+        c->open.n = n;
+    }
+    if (status == SL_OK) status = encode_sample(c, "user", samples[0], true, &ids, err);
+    size_t n = c->open.n;
+    for (size_t i = 0; status == SL_OK && n && i + n <= ids.n && !c->open_in_first; i++)
+        c->open_in_first = memcmp(ids.v + i, c->open.v, n * sizeof *ids.v) == 0;
+    free(ids.v);
     return status;
 }
 
-/* close: what an empty answer has after its opening. */
+/* close: what different answers have in common at their end. */
 static sl_status learn_close(sl_conversation *c, sl_error *err) {
-    const sl_message empty = message("assistant", "");
-    sl_ids opening = { 0 };
-    sl_status status = encode(c, NULL, 0, false, true, &opening, err);
-    if (status == SL_OK) status = encode(c, &empty, 1, false, false, &c->close, err);
-    size_t n = opening.n;
-    if (status == SL_OK && n <= c->close.n && memcmp(c->close.v, opening.v, n * sizeof *opening.v) == 0) {
-        c->close.n -= n;
-        memmove(c->close.v, c->close.v + n, c->close.n * sizeof *c->close.v);
-    } else {
-        c->close.n = 0;
-    }
-    free(opening.v);
+    sl_ids ids = { 0 }, *close = &c->close;
+    sl_status status = encode_sample(c, "assistant", "x", false, close, err);
+    if (status == SL_OK) status = encode_sample(c, "assistant", "7", false, &ids, err);
+    size_t n = 0, limit = status == SL_OK ? sl_min(close->n, ids.n) : 0;
+    while (n < limit && close->v[close->n - 1 - n] == ids.v[ids.n - 1 - n]) n++;
+    if (n) memmove(close->v, close->v + close->n - n, n * sizeof *close->v);
+    close->n = n;
+    free(ids.v);
     return status;
 }
 
@@ -199,8 +201,8 @@ static sl_status encode_question(const sl_conversation *c, const char *question,
     bool first = sl_slot_position(c->session, 0) == 0;
     sl_message messages[2];
     size_t n = 0;
-    if (first && c->system) messages[n++] = message("system", c->system);
-    messages[n++] = (sl_message){ .role = "user", .content = question, .n_content = n_bytes };
+    if (first && c->system) messages[n++] = (sl_message){ "system", c->system, strlen(c->system) };
+    messages[n++] = (sl_message){ "user", question, n_bytes };
     return encode(c, messages, n, first, true, ids, err);
 }
 

@@ -46,13 +46,24 @@ static sl_status read_tokens(sl_model *model, const sl_meta *meta, sl_error *err
     return sl_arch_token_ids(meta, "eos_token_id", model->n_vocab, model->eos, SL_MAX_EOS, &model->n_eos, err);
 }
 
+/* The chat format's end of a turn ends an answer too, also where config.json names only another end token. */
+static void add_chat_end(sl_model *model) {
+    int32_t end = sl_chat_end(model->chat, model->tokenizer);
+    for (size_t i = 0; i < model->n_eos; i++)
+        if (model->eos[i] == end) return;
+    if (end >= 0 && (size_t)end < model->n_vocab && model->n_eos < SL_MAX_EOS) model->eos[model->n_eos++] = end;
+}
+
 static sl_status read_text(sl_model *model, const sl_meta *meta, sl_error *err) {
     const char *json = NULL;
     bool known;
     SL_TRY(sl_meta_text(meta, "tokenizer", false, &json, err));
     SL_TRY(sl_meta_text(meta, "chat_template", false, &model->chat_template, err));
     model->chat = sl_chat_detect(model->chat_template, &known);
-    return json ? sl_tokenizer_create(json, strlen(json), model->n_vocab, &model->tokenizer, err) : SL_OK;
+    if (!json) return SL_OK;
+    SL_TRY(sl_tokenizer_create(json, strlen(json), model->n_vocab, &model->tokenizer, err));
+    add_chat_end(model);
+    return SL_OK;
 }
 
 /* The type of most matrix bytes: what the model is called. */

@@ -156,9 +156,9 @@ def write_safetensors(path, tensors, seed):
 
 
 @functools.lru_cache
-def checkpoint(kind="bridge", text=True, seed=1, **changes):
-    """A checkpoint folder: kind "bridge" or "llama"; text: with tokenizer and chat template; changes to
-    config.json (None removes a key)."""
+def checkpoint(kind="bridge", text=True, seed=1, template=CHATML, **changes):
+    """A checkpoint folder: kind "bridge" or "llama"; text: with tokenizer, and with a chat template unless
+    that is None; changes to config.json (None removes a key)."""
     base = {"bridge": BRIDGE, "llama": LLAMA}[kind]
     config = {k: v for k, v in {**base, "vocab_size": N_VOCAB, **changes}.items() if v is not None}
     folder = Path(tempfile.mkdtemp(dir=scratch()))
@@ -167,13 +167,13 @@ def checkpoint(kind="bridge", text=True, seed=1, **changes):
     write_safetensors(folder / "model.safetensors", tensors, seed)
     if text:
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer()))
-        (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHATML}))
+        (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template} if template else {}))
     return folder
 
 
 @functools.lru_cache
-def model(kind="bridge", text=True, seed=1, type="f32", **changes):
+def model(kind="bridge", text=True, seed=1, type="f32", template=CHATML, **changes):
     """The same as a .slu file."""
     path = Path(tempfile.mkdtemp(dir=scratch())) / f"{kind}.slu"
-    sluice("convert", checkpoint(kind, text, seed, **changes), path, "--type", type, check=0)
+    sluice("convert", checkpoint(kind, text, seed, template, **changes), path, "--type", type, check=0)
     return path

@@ -161,6 +161,14 @@ class Commands(Case):
         self.assertEqual(answers(self.load + b"/undo\n" + Q2), both[len(one):])
         self.assertEqual(answers(self.load + b"/undo\n/undo\n" + Q1), one)
 
+    def test_undo_after_load_without_chat_template(self):
+        def plain(script):
+            return sluice("chat", "-m", model(template=None), "-n", "12", stdin=script, check=0).stdout
+        one, both = plain(Q1), plain(Q1 + Q2)
+        plain(Q1 + b"more\n" + self.save)
+        self.assertEqual(plain(self.load + b"/undo\n" + Q2), both[len(one):])
+        self.assertEqual(plain(self.load + b"/undo\n/undo\n" + Q1), one)
+
     def test_fork_and_switch(self):
         one, both = answers(Q1), answers(Q1 + Q2)
         other = answers(Q1 + b"other\n")[len(one):]
