@@ -58,9 +58,10 @@ static sl_status encode_sample(const sl_conversation *c, const char *role, const
     return encode(c, &message, 1, first, false, ids, err);
 }
 
-/* open: what different questions have in common at their start. A line end may join the one before it. */
+/* open: what different questions have in common at their start. A common word may join the blank before it,
+ * a line end the one before it. */
 static sl_status learn_open(sl_conversation *c, sl_error *err) {
-    static const char *const samples[] = { "x", "7", "\n" };
+    static const char *const samples[] = { "x", "7", "\n", " ", "the", "I", "What" };
     sl_ids ids = { 0 };
     sl_status status = encode_sample(c, "user", samples[0], false, &c->open, err);
     for (size_t i = 1; i < sizeof samples / sizeof *samples && status == SL_OK; i++) {
