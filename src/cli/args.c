@@ -167,7 +167,9 @@ static int help(const sl_command *command, const sl_arg *args, size_t n_arg) {
         const sl_arg *arg = i < n_arg ? &args[i] : &last;
         char left[128];
         snprintf(left, sizeof left, "%s%s%s", arg->flags, arg->value ? " " : "", arg->value ? arg->value : "");
-        n = snprintf(line, sizeof line, "  %-26s %s\n", left, arg->help);
+        bool fits = strlen(left) <= 26;
+        n = snprintf(line, sizeof line, fits ? "  %-26s %s\n" : "  %s\n%29s%s\n", left, fits ? arg->help : "",
+                     arg->help);
         good = good && sl_out(line, sl_min((size_t)n, sizeof line - 1));
     }
     return good && sl_out_flush() ? SL_EXIT_OK : SL_EXIT_FAILED;

@@ -37,7 +37,7 @@ size_t sl_common_args(sl_common *common, bool sampling, sl_arg *args, size_t n) 
         { "-t, --threads", "N", SL_ARG_INT, &c->n_thread, 1, 1024, "threads (one per processor)", NULL },
         { "-b, --batch-size", "N", SL_ARG_INT, &c->n_batch, 1, 65536, "tokens per pass (512)", NULL },
         { "--route-threshold", "X", SL_ARG_FLOAT, &c->route_threshold, 0, 1,
-          "0..1 replaces tau in every routed layer; 0: all deep, 1: all light (as stored in the model)", NULL },
+          "tau of every routed layer, 0..1; 0: all deep, 1: all light (the model's)", NULL },
     };
     const sl_arg sample[] = {
         { "-n, --n-predict", "N", SL_ARG_INT, &c->n_predict, -1, INT32_MAX,
