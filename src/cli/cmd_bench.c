@@ -247,7 +247,7 @@ static void set_defaults(bench *b) {
     for (size_t i = 0; i < b->depths.n; i++)
         if (b->depths.v[i] > depth) depth = b->depths.v[i];
     if (!b->given_prompts) b->prompts.v[b->prompts.n++] = depth >= 32768 ? 32 : n_param > 100000000 ? 128 : 512;
-    if (!b->given_gens) b->gens.v[b->gens.n++] = 32;
+    if (!b->given_gens) b->gens.v[b->gens.n++] = depth >= 32768 ? 16 : 32;
     if (!b->repeats.n) b->repeats.v[b->repeats.n++] = 3;
     if (!b->depths.n) b->depths.v[b->depths.n++] = 0;
     if (!b->batches.n) b->batches.v[b->batches.n++] = 1;
@@ -298,8 +298,9 @@ static int run(int argc, char **argv) {
         { "--against", "NAME|FILE", SL_ARG_TEXT, &b.against, 0, 0,
           "baseline: preset, .slu file or none (for a Bridge preset the transformer of its size)", NULL },
         { "-p, --n-prompt", "N,...", SL_ARG_LIST, &b.prompts, 0, 1 << 24,
-          "tokens of prefill rows; 0: none (512, of large models 128)", &b.given_prompts },
-        { "-n, --n-gen", "N,...", SL_ARG_LIST, &b.gens, 0, 1 << 24, "tokens of decode rows; 0: none (32)", &b.given_gens },
+          "tokens of prefill rows; 0: none (512; 128 or 32 where that takes long)", &b.given_prompts },
+        { "-n, --n-gen", "N,...", SL_ARG_LIST, &b.gens, 0, 1 << 24,
+          "tokens of decode rows; 0: none (32; at great depth 16)", &b.given_gens },
         { "-d, --n-depth", "N,...", SL_ARG_LIST, &b.depths, 0, 1 << 30, "tokens seen before (0)", NULL },
         { "-b, --batch", "N,...", SL_ARG_LIST, &b.batches, 1, 4096, "sequences at once (1)", NULL },
         { "-t, --threads", "N,...", SL_ARG_LIST, &b.threads, 1, 1024, "threads (one per processor)", NULL },
