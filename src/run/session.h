@@ -51,4 +51,7 @@ size_t sl_session_threads(const sl_session *session);
  * numbers, KV stores filled the same way. For the bench; such a slot cannot be saved or rewound. */
 sl_status sl_session_fake_depth(sl_session *session, size_t slot, uint64_t n, sl_error *err);
 
+/* The checksum that belongs into the header of a state of n_bytes (>= the header's 72). */
+uint64_t sl_state_checksum(const void *data, uint64_t n_bytes);
+
 #endif

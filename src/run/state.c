@@ -51,11 +51,12 @@ static bool make_header(const sl_session *s, uint64_t n_token, bool logits, stat
            sl_add(fixed, tokens, &h->total_bytes) && sl_add(h->total_bytes, h->kv_bytes, &h->total_bytes);
 }
 
-static uint64_t state_checksum(const state_header *header, const uint8_t *body) {
-    state_header h = *header;
+uint64_t sl_state_checksum(const void *data, uint64_t n_bytes) {
+    state_header h;
+    memcpy(&h, data, sizeof h);
     h.checksum = 0;
     uint64_t seed = XXH3_64bits(&h, sizeof h);
-    return XXH3_64bits_withSeed(body, (size_t)(h.total_bytes - sizeof h), seed);
+    return XXH3_64bits_withSeed((const uint8_t *)data + sizeof h, (size_t)(n_bytes - sizeof h), seed);
 }
 
 uint64_t sl_state_bytes(const sl_session *s, size_t slot) {
@@ -89,7 +90,8 @@ sl_status sl_state_save(const sl_session *s, size_t slot, void *data, uint64_t n
     if (p->has_logits) memcpy(b.logits, p->logits, h.n_vocab * sizeof(float));
     s->backend->read_state(s->device, slot, (float *)(void *)b.state);
     s->backend->read_kv(s->device, slot, p->n_token, b.kv);
-    h.checksum = state_checksum(&h, b.tokens);
+    memcpy(data, &h, sizeof h);
+    h.checksum = sl_state_checksum(data, n_bytes);
     memcpy(data, &h, sizeof h);
     return SL_OK;
 }
@@ -128,7 +130,7 @@ static sl_status check_state(const sl_session *s, const uint8_t *data, uint64_t 
                        (unsigned long long)h->n_token);
     expected.checksum = h->checksum;
     if (memcmp(h, &expected, sizeof *h)) return sl_fail(err, SL_E_STATE, "the state's header does not fit the model");
-    if (state_checksum(h, data + sizeof *h) != h->checksum)
+    if (sl_state_checksum(data, n_bytes) != h->checksum)
         return sl_fail(err, SL_E_STATE, "the state is damaged: its checksum does not fit its bytes");
     for (uint64_t i = 0; i < h->n_token; i++) {
         int32_t token;
