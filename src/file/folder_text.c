@@ -60,7 +60,7 @@ static void minify(char *json) {
 static sl_status add_tokenizer(char *json, size_t n, size_t n_vocab, sl_meta *meta, sl_error *err) {
     sl_tokenizer *tokenizer = NULL;
     if (memchr(json, 0, n) || !sl_file_utf8(json, n))
-        return sl_fail(err, SL_E_FORMAT, "the text is not UTF-8 or holds a zero byte");
+        return sl_fail(err, SL_E_FORMAT, "tokenizer.json: the text is not UTF-8 or holds a zero byte");
     SL_TRY(sl_tokenizer_create(json, n, n_vocab, &tokenizer, err));
     sl_tokenizer_destroy(tokenizer);
     minify(json);
@@ -133,13 +133,11 @@ static sl_status add_template(const char *folder, sl_meta *meta, sl_error *err) 
 }
 
 sl_status sl_folder_tokenizer(const char *folder, size_t n_vocab, sl_meta *meta, sl_error *err) {
-    static const char file[] = "tokenizer.json";
     char *json;
     size_t n;
-    SL_TRY(sl_file_text(folder, file, TOKENIZER_MAX_BYTES, &json, &n, err));
+    SL_TRY(sl_file_text(folder, "tokenizer.json", TOKENIZER_MAX_BYTES, &json, &n, err));
     if (!json) return refuse_others(folder, err);
     sl_status status = add_tokenizer(json, n, n_vocab, meta, err);
     free(json);
-    if (status != SL_OK) return sl_file_context(file, status, err);
-    return add_template(folder, meta, err);
+    return status == SL_OK ? add_template(folder, meta, err) : status;
 }

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -224,6 +225,7 @@ static sl_status open_temp(sl_os_out *out, sl_error *err) {
 
 sl_status sl_os_out_open(sl_os_out *out, const char *path, sl_error *err) {
     *out = (sl_os_out){ .fd = -1 };
+    signal(SIGXFSZ, SIG_IGN); /* a size limit is an error of write(2), not the end of the program */
     sl_name_buf buf;
     size_t n = strlen(path);
     if (!n || path[n - 1] == '/')

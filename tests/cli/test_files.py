@@ -6,13 +6,12 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 import unittest
 from pathlib import Path
 
-from tests.cli.helper import Case, N_VOCAB, SLUICE, checkpoint, model, scratch, sluice, write_safetensors
+from tests.cli.helper import Case, SLUICE, checkpoint, model, scratch, sluice
 from tests.hostile import make
 
 SEAL = os.environ.get("SL_SEAL", str(Path(SLUICE).parent / "tests/hostile/sl_seal"))
@@ -27,14 +26,15 @@ def small_folder(**changes):
 
 def limits():
     resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+    resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
 
 
 def limited(*args):
-    """Within 5 s and 1 GiB of address space (a sanitizer needs more of both)."""
+    """Within 5 s of processor time and 1 GiB of address space (a sanitizer needs more of both)."""
     env = {**os.environ, "OMP_NUM_THREADS": "2"}
     if SANITIZED:
         return sluice(*args, timeout=60, env=env)
-    return sluice(*args, timeout=5, preexec_fn=limits, env=env)
+    return sluice(*args, timeout=60, preexec_fn=limits, env=env)
 
 
 class Files(Case):
@@ -200,6 +200,23 @@ class Hostile(Files):
             path.unlink()
             count += 1
         self.assertGreater(count, 80)
+
+    def test_kept(self):
+        """The kept corpus: tests/hostile/kept, each file with what its line must hold."""
+        kept = Path(make.__file__).parent / "kept"
+        expected = json.loads((kept / "expected.json").read_text())
+        self.assertEqual(set(expected), {p.name for p in kept.iterdir()} - {"expected.json"})
+        for name, text in expected.items():
+            with self.subTest(name=name):
+                if name.endswith(".slu"):
+                    for command in ("verify", "info", "generate"):
+                        self.assert_error(limited(command, "-m", kept / name), 1, text)
+                    continue
+                made = make.Folder(small_folder(), self.folder / name)
+                place = "config.json" if name.endswith(".config.json") else "model.safetensors"
+                shutil.copy(kept / name, made / place)
+                self.assert_error(limited("convert", made.path, self.folder / "x.slu"), 1, text)
+                self.assertFalse((self.folder / "x.slu").exists())
 
     def test_not_a_file(self):
         os.mkfifo(self.folder / "pipe")
