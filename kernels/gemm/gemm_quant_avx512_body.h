@@ -1,6 +1,6 @@
 /* Products with q8 and q4 weights in 512-bit vectors, for two translation units: with VNNI and without.
  *
- * A tile is 8 rows x 1, 2 or 4 tokens. Four rows are transposed by dwords within 128-bit lanes, so that
+ * A tile is 8 rows x 1, 2, 4 or 8 tokens. Four rows are transposed by dwords within 128-bit lanes, so that
  * register j holds bytes 4 j .. 4 j + 3 of 16 elements of all four rows side by side; the inputs need only
  * repeat one dword in each lane. Four dot products then leave, in lane l, the sums over 16 elements of four
  * rows: no horizontal additions, and the transposition serves all tokens of the tile. One addition across
@@ -22,7 +22,7 @@
 
 #define SL_INLINE static inline __attribute__((always_inline, unused))
 
-enum { TILE_ROWS = 8, MAX_TOKENS = 4 };
+enum { TILE_ROWS = 8, MAX_TOKENS = 8 };
 
 /* Quants and scales of 8 rows in one step. */
 typedef struct weights {
@@ -108,8 +108,8 @@ SL_INLINE void load_q8(const char *const *row, size_t step, bool is_half, weight
     }
 }
 
-/* The four (or two) f16 scales of a step for four rows: out[b] takes block b of rows 0 .. 3 in its low half for
- * b = 0, 2 and, as unpacked, [block 0, block 1] in first, [2, 3] in second. */
+/* The four (or two) f16 scales of a step for four rows, by blocks: first takes block 0 of rows 0 .. 3, then
+ * block 1; second takes blocks 2 and 3. */
 SL_INLINE void load_scales(const char *const *row, size_t offset, bool is_half, __m128i *first, __m128i *second) {
     __m128i s[4];
 #pragma GCC unroll 4
@@ -168,7 +168,7 @@ SL_INLINE void add_step(bool is_q4, const char *const *row, const char *const *x
                         bool is_half, size_t n_tok, __m512 *acc) {
     weights w;
     load_weights(is_q4, row, n_group, step, is_half, &w);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (size_t t = 0; t < n_tok; t++) {
         const char *q = x[t] + 128 * step, *sums = q + 64 * n_group, *scales = x[t] + 128 * n_group + 16 * step;
         const __m512i none = _mm512_setzero_si512();
@@ -191,7 +191,7 @@ SL_INLINE void quant_tile(bool is_q4, size_t n_tok, const operands *o, size_t n_
     __m512 acc[MAX_TOKENS];
     for (size_t r = 0; r < TILE_ROWS; r++) row[r] = o->w + (r < n_row ? r : n_row - 1) * o->w_stride;
     for (size_t t = 0; t < n_tok; t++) x[t] = o->x + t * o->x_stride;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (size_t t = 0; t < n_tok; t++) acc[t] = _mm512_setzero_ps();
     for (size_t step = 0; step < n_group / 2; step++) {
         fetch_ahead(o, step * step_bytes * TILE_ROWS, step_bytes * TILE_ROWS);
@@ -199,7 +199,7 @@ SL_INLINE void quant_tile(bool is_q4, size_t n_tok, const operands *o, size_t n_
     }
     if (n_group % 2) add_step(is_q4, row, x, n_group, n_group / 2, true, n_tok, acc);
     const __mmask8 kept = (__mmask8)((1u << n_row) - 1);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (size_t t = 0; t < n_tok; t++) {
         const __m256 first = _mm512_castps512_ps256(_mm512_shuffle_f32x4(acc[t], acc[t], 0x88));
         const __m256 second = _mm512_castps512_ps256(_mm512_shuffle_f32x4(acc[t], acc[t], 0xdd));
@@ -211,8 +211,10 @@ SL_INLINE void quant_tile(bool is_q4, size_t n_tok, const operands *o, size_t n_
     static void name##_one(const operands *o, size_t n_row) { quant_tile(is_q4, 1, o, n_row); }              \
     static void name##_two(const operands *o, size_t n_row) { quant_tile(is_q4, 2, o, n_row); }              \
     static void name##_four(const operands *o, size_t n_row) { quant_tile(is_q4, 4, o, n_row); }             \
+    static void name##_eight(const operands *o, size_t n_row) { quant_tile(is_q4, 8, o, n_row); }            \
     void sl_gemm_##name##_##isa(const void *w, size_t w_stride_bytes, const void *x, size_t x_stride_bytes,  \
                                 float *y, size_t y_stride, size_t n_row, size_t n_tok, size_t k) {           \
-        const operands o = { w, x, y, w_stride_bytes, x_stride_bytes, y_stride, k, true };                         \
-        walk_tiles(&o, n_row, n_tok, TILE_ROWS, name##_one, name##_two, name##_four);                        \
+        const operands o = { w, x, y, w_stride_bytes, x_stride_bytes, y_stride, k, true };                   \
+        static const tile_set set = { 4, { name##_one, name##_two, name##_four, name##_eight } };            \
+        walk_tiles(&o, n_row, n_tok, TILE_ROWS, &set);                                                       \
     }

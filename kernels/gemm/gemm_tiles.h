@@ -1,6 +1,6 @@
 /* The walk of a matrix product over its tiles, shared by the vector variants.
  *
- * A tile function computes a block of rows for 1, 2 or 4 tokens. Each output has its own accumulator lanes and
+ * A tile function computes a block of rows for 1, 2, 4 or 8 tokens. Each output has its own accumulator lanes and
  * the same chain of operations in every tile, so the cut into tiles never shows in the bits. Rows go outside,
  * tokens inside: a block of rows is read from memory once and stays in the first cache for the other tokens;
  * tokens are taken in blocks of 64 so that they stay in the second. */
@@ -41,24 +41,22 @@ typedef void tile_fn(const operands *o, size_t n_row);
 
 enum { TOKENS_PER_BLOCK = 64 };
 
-static inline __attribute__((always_inline)) void walk_tokens(const operands *block, size_t n_row, size_t n_tok,
-                                                              tile_fn *one, tile_fn *two, tile_fn *four) {
-    for (size_t t = 0, step; t < n_tok; t += step) {
+/* The tile functions of a kernel: tile[i] takes 2^i tokens. */
+typedef struct tile_set { size_t n; tile_fn *tile[4]; } tile_set;
+
+static inline void walk_tokens(const operands *block, size_t n_row, size_t n_tok, const tile_set *set) {
+    size_t level = set->n - 1;
+    for (size_t t = 0; t < n_tok; t += (size_t)1 << level) {
         operands o = *block;
         o.x += t * o.x_stride;
         o.y += t * o.y_stride;
         o.is_first = t == 0;
-        step = four && n_tok - t >= 4 ? 4 : n_tok - t >= 2 ? 2 : 1;
-        if (step == 4) four(&o, n_row);
-        else if (step == 2) two(&o, n_row);
-        else one(&o, n_row);
+        while ((size_t)1 << level > n_tok - t) level--;
+        set->tile[level](&o, n_row);
     }
 }
 
-/* four may be NULL where registers do not suffice. */
-static inline __attribute__((always_inline)) void walk_tiles(const operands *whole, size_t n_row, size_t n_tok,
-                                                             size_t block_rows, tile_fn *one, tile_fn *two,
-                                                             tile_fn *four) {
+static inline void walk_tiles(const operands *whole, size_t n_row, size_t n_tok, size_t block_rows, const tile_set *set) {
     for (size_t t = 0; t < n_tok; t += TOKENS_PER_BLOCK) {
         for (size_t r = 0; r < n_row; r += block_rows) {
             operands o = *whole;
@@ -66,7 +64,7 @@ static inline __attribute__((always_inline)) void walk_tiles(const operands *who
             o.x += t * o.x_stride;
             o.y += t * o.y_stride + r;
             walk_tokens(&o, n_row - r < block_rows ? n_row - r : block_rows,
-                        n_tok - t < TOKENS_PER_BLOCK ? n_tok - t : TOKENS_PER_BLOCK, one, two, four);
+                        n_tok - t < TOKENS_PER_BLOCK ? n_tok - t : TOKENS_PER_BLOCK, set);
         }
     }
 }

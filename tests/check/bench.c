@@ -37,7 +37,7 @@ bool check_bench_again(check *c) {
     const bool long_enough = seconds > 0.5e-3;
     if (long_enough && seconds / (double)run.n_call < run.best) run.best = seconds / (double)run.n_call;
     if (!long_enough) run.n_call *= 4;
-    else if (++run.n_round == N_ROUND || (run.n_round > 2 && seconds > 0.1)) return false;
+    else if (++run.n_round == N_ROUND || (double)run.n_round * seconds > 0.4) return false;
     run.i_call = 1;
     run.start = thread_seconds();
     return true;
