@@ -43,6 +43,13 @@ sl_status sl_arch_of(const sl_meta *meta, const sl_arch **arch, sl_error *err) {
                    sl_arch_names());
 }
 
+sl_status sl_arch_size(const sl_meta *meta, const char *key, bool required, int64_t max, size_t *out, sl_error *err) {
+    int64_t v = (int64_t)*out;
+    SL_TRY(sl_meta_int(meta, key, required, 1, max, &v, err));
+    *out = (size_t)v;
+    return SL_OK;
+}
+
 sl_status sl_arch_token_ids(const sl_meta *meta, const char *key, size_t n_vocab, int32_t *ids, size_t max, size_t *n,
                             sl_error *err) {
     const sl_meta_entry *entry = sl_meta_find(meta, key);
@@ -66,18 +73,23 @@ sl_status sl_arch_check_tokens(const sl_meta *meta, size_t n_vocab, sl_error *er
     return sl_arch_token_ids(meta, "eos_token_id", n_vocab, ids, SL_MAX_EOS, &n, err);
 }
 
-bool sl_schema_add(sl_schema *schema, sl_tensor_class class_, uint32_t n_dim, const uint64_t *shape,
-                   const char *name_format, size_t layer) {
+static bool add_tensor(sl_schema *schema, const sl_tensor_rule *rule, size_t layer) {
     if (!sl_grow((void **)&schema->specs, &schema->cap, schema->n + 1, sizeof *schema->specs)) return false;
     sl_tensor_spec *spec = &schema->specs[schema->n++];
     memset(spec, 0, sizeof *spec);
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    snprintf(spec->name, sizeof spec->name, name_format, layer);
+    snprintf(spec->name, sizeof spec->name, rule->name, layer);
 #pragma GCC diagnostic pop
-    spec->n_dim = n_dim;
-    spec->class_ = class_;
-    memcpy(spec->shape, shape, n_dim * sizeof *shape);
+    spec->n_dim = rule->n_dim;
+    spec->class_ = rule->class_;
+    memcpy(spec->shape, rule->shape, rule->n_dim * sizeof *rule->shape);
+    return true;
+}
+
+bool sl_schema_add(sl_schema *schema, const sl_tensor_rule *rules, size_t n, size_t layer) {
+    for (size_t i = 0; i < n; i++)
+        if (rules[i].there && !add_tensor(schema, &rules[i], layer)) return false;
     return true;
 }
 

@@ -17,7 +17,7 @@ typedef enum sl_tensor_class {
     SL_TENSOR_KEEP    /* always f32 */
 } sl_tensor_class;
 
-enum { SL_MAX_DIM = 4, SL_MAX_NAME = 96, SL_MAX_LAYER = 1024, SL_MAX_EOS = 16 };
+enum { SL_MAX_DIM = 4, SL_MAX_NAME = 96, SL_MAX_LAYER = 1024, SL_MAX_EOS = 16, SL_MAX_WIDTH = 1 << 20, SL_MAX_VOCAB = 1 << 24 };
 
 /* A tensor's name and shape, outermost first as in PyTorch; rows (of the last dimension) are what types.h
  * lays out. */
@@ -30,9 +30,17 @@ typedef struct sl_tensor_spec {
 
 typedef struct sl_schema { sl_tensor_spec *specs; size_t n, cap; } sl_schema;
 
-/* Appends a tensor; shape has n_dim entries. False: out of memory. name is printf-formatted with layer. */
-bool sl_schema_add(sl_schema *schema, sl_tensor_class class_, uint32_t n_dim, const uint64_t *shape,
-                   const char *name_format, size_t layer);
+/* A tensor that a layer (or the model) has if there is set. */
+typedef struct sl_tensor_rule {
+    bool there;
+    sl_tensor_class class_;
+    const char *name; /* printf-formatted with the layer's number */
+    uint32_t n_dim;
+    uint64_t shape[3];
+} sl_tensor_rule;
+
+/* Appends those of the n rules that are there. False: out of memory. */
+bool sl_schema_add(sl_schema *schema, const sl_tensor_rule *rules, size_t n, size_t layer);
 void sl_schema_release(sl_schema *schema);
 
 /* The element type a tensor of this class is stored in for a model of this type. */
@@ -55,6 +63,8 @@ typedef struct sl_arch {
     sl_status (*build)(const void *hyper, const struct sl_weights *weights, struct sl_graph *graph, sl_error *err);
 } sl_arch;
 
+/* An integer of 1 to max; *out is the default of a key that is not required. */
+sl_status sl_arch_size(const sl_meta *meta, const char *key, bool required, int64_t max, size_t *out, sl_error *err);
 /* A key that is one token id or a list of at most max: each must be below n_vocab. Absent: *n is 0. */
 sl_status sl_arch_token_ids(const sl_meta *meta, const char *key, size_t n_vocab, int32_t *ids, size_t max, size_t *n,
                             sl_error *err);

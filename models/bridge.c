@@ -17,17 +17,7 @@ typedef struct bridge_hyper {
     float tau[SL_MAX_LAYER];
 } bridge_hyper;
 
-enum { MAX_WIDTH = 1 << 20, MAX_VOCAB = 1 << 24 };
-
 /* ---- hyperparameters ---------------------------------------------------------------------------- */
-
-static sl_status read_size(const sl_meta *meta, const char *key, bool required, int64_t max, size_t *out,
-                           sl_error *err) {
-    int64_t v = (int64_t)*out;
-    SL_TRY(sl_meta_int(meta, key, required, 1, max, &v, err));
-    *out = (size_t)v;
-    return SL_OK;
-}
 
 static sl_status divides(const char *part, size_t a, const char *whole, size_t b, sl_error *err) {
     if (b % a == 0) return SL_OK;
@@ -95,20 +85,20 @@ static sl_status read_thresholds(const sl_meta *meta, bridge_hyper *h, sl_error 
 }
 
 static sl_status read_shape(const sl_meta *meta, bridge_hyper *h, sl_error *err) {
-    SL_TRY(read_size(meta, "vocab_size", true, MAX_VOCAB, &h->n_vocab, err));
-    SL_TRY(read_size(meta, "hidden_size", true, MAX_WIDTH, &h->d, err));
-    SL_TRY(read_size(meta, "num_hidden_layers", true, SL_MAX_LAYER, &h->n_layer, err));
+    SL_TRY(sl_arch_size(meta, "vocab_size", true, SL_MAX_VOCAB, &h->n_vocab, err));
+    SL_TRY(sl_arch_size(meta, "hidden_size", true, SL_MAX_WIDTH, &h->d, err));
+    SL_TRY(sl_arch_size(meta, "num_hidden_layers", true, SL_MAX_LAYER, &h->n_layer, err));
     h->e = h->d;
-    SL_TRY(read_size(meta, "inner_size", false, MAX_WIDTH, &h->e, err));
-    SL_TRY(read_size(meta, "head_dim", true, MAX_WIDTH, &h->head_dim, err));
-    SL_TRY(read_size(meta, "state_size", true, MAX_WIDTH, &h->n_state, err));
+    SL_TRY(sl_arch_size(meta, "inner_size", false, SL_MAX_WIDTH, &h->e, err));
+    SL_TRY(sl_arch_size(meta, "head_dim", true, SL_MAX_WIDTH, &h->head_dim, err));
+    SL_TRY(sl_arch_size(meta, "state_size", true, SL_MAX_WIDTH, &h->n_state, err));
     h->n_group = 1;
     h->k = 4;
     h->block = 64;
-    SL_TRY(read_size(meta, "n_groups", false, MAX_WIDTH, &h->n_group, err));
-    SL_TRY(read_size(meta, "conv_kernel", false, 4096, &h->k, err));
-    SL_TRY(read_size(meta, "gate_block", false, MAX_WIDTH, &h->block, err));
-    SL_TRY(read_size(meta, "intermediate_size", true, MAX_WIDTH, &h->f, err));
+    SL_TRY(sl_arch_size(meta, "n_groups", false, SL_MAX_WIDTH, &h->n_group, err));
+    SL_TRY(sl_arch_size(meta, "conv_kernel", false, 4096, &h->k, err));
+    SL_TRY(sl_arch_size(meta, "gate_block", false, SL_MAX_WIDTH, &h->block, err));
+    SL_TRY(sl_arch_size(meta, "intermediate_size", true, SL_MAX_WIDTH, &h->f, err));
     SL_TRY(divides("head_dim", h->head_dim, "inner_size", h->e, err));
     h->n_head = h->e / h->head_dim;
     SL_TRY(divides("n_groups", h->n_group, "the number of heads", h->n_head, err));
@@ -134,68 +124,53 @@ static sl_status bridge_read(const sl_meta *meta, void *hyper, sl_error *err) {
 
 /* ---- tensors ------------------------------------------------------------------------------------ */
 
-typedef struct layer_tensor { sl_tensor_class class_; const char *name; uint32_t n_dim; uint64_t shape[3]; } layer_tensor;
-
-static bool add_all(sl_schema *schema, const layer_tensor *list, size_t n, size_t layer) {
-    for (size_t i = 0; i < n; i++)
-        if (!sl_schema_add(schema, list[i].class_, list[i].n_dim, list[i].shape, list[i].name, layer)) return false;
-    return true;
-}
-
-#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
-
 static bool add_layer(const bridge_hyper *h, size_t layer, sl_schema *schema) {
     const size_t d = h->d, e = h->e, f = h->f, b = h->block;
-    const layer_tensor common[] = {
-        { SL_TENSOR_KEEP, "model.layers.%zu.norm_mix.weight", 1, { d } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.norm_mlp.weight", 1, { d } },
-        { SL_TENSOR_MATRIX, "model.layers.%zu.conv.in.weight", 2, { 3 * e, d } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.conv.kernel.weight", 3, { e, 1, h->k } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.conv.kernel.bias", 1, { e } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.conv.norm.weight", 1, { e } },
-        { SL_TENSOR_MATRIX, "model.layers.%zu.ssm.in.weight", 2,
+    const bool s6 = !h->s4d[layer], s4d = h->s4d[layer], routed = h->routed[layer];
+    const sl_tensor_rule rules[] = {
+        { true, SL_TENSOR_KEEP, "model.layers.%zu.norm_mix.weight", 1, { d } },
+        { true, SL_TENSOR_KEEP, "model.layers.%zu.norm_mlp.weight", 1, { d } },
+        { true, SL_TENSOR_MATRIX, "model.layers.%zu.conv.in.weight", 2, { 3 * e, d } },
+        { true, SL_TENSOR_KEEP, "model.layers.%zu.conv.kernel.weight", 3, { e, 1, h->k } },
+        { true, SL_TENSOR_KEEP, "model.layers.%zu.conv.kernel.bias", 1, { e } },
+        { true, SL_TENSOR_KEEP, "model.layers.%zu.conv.norm.weight", 1, { e } },
+        { true, SL_TENSOR_MATRIX, "model.layers.%zu.ssm.in.weight", 2,
           { 2 * e + (h->s4d[layer] ? 0 : 2 * h->n_group * h->n_state + h->n_head), d } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.ssm.D", 1, { e } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.ssm.norm.weight", 1, { e } },
-        { SL_TENSOR_SMALL, "model.layers.%zu.bridge.input_gate.weight", 3, { e / b, b, b } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.bridge.input_gate.bias", 1, { e } },
-        { SL_TENSOR_SMALL, "model.layers.%zu.bridge.recurrence_gate.weight", 3, { e / b, b, b } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.bridge.recurrence_gate.bias", 1, { e } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.bridge.Lambda", 1, { e } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.bridge.kappa", 1, { e } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.bridge.omega", 1, { e } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.bridge.gamma", 1, { e } },
-        { SL_TENSOR_MATRIX, "model.layers.%zu.out.weight", 2, { d, e } },
-        { SL_TENSOR_MATRIX, "model.layers.%zu.mlp.gate.weight", 2, { f, d } },
-        { SL_TENSOR_MATRIX, "model.layers.%zu.mlp.up.weight", 2, { f, d } },
-        { SL_TENSOR_MATRIX, "model.layers.%zu.mlp.down.weight", 2, { d, f } },
+        { true, SL_TENSOR_KEEP, "model.layers.%zu.ssm.D", 1, { e } },
+        { true, SL_TENSOR_KEEP, "model.layers.%zu.ssm.norm.weight", 1, { e } },
+        { true, SL_TENSOR_SMALL, "model.layers.%zu.bridge.input_gate.weight", 3, { e / b, b, b } },
+        { true, SL_TENSOR_KEEP, "model.layers.%zu.bridge.input_gate.bias", 1, { e } },
+        { true, SL_TENSOR_SMALL, "model.layers.%zu.bridge.recurrence_gate.weight", 3, { e / b, b, b } },
+        { true, SL_TENSOR_KEEP, "model.layers.%zu.bridge.recurrence_gate.bias", 1, { e } },
+        { true, SL_TENSOR_KEEP, "model.layers.%zu.bridge.Lambda", 1, { e } },
+        { true, SL_TENSOR_KEEP, "model.layers.%zu.bridge.kappa", 1, { e } },
+        { true, SL_TENSOR_KEEP, "model.layers.%zu.bridge.omega", 1, { e } },
+        { true, SL_TENSOR_KEEP, "model.layers.%zu.bridge.gamma", 1, { e } },
+        { true, SL_TENSOR_MATRIX, "model.layers.%zu.out.weight", 2, { d, e } },
+        { true, SL_TENSOR_MATRIX, "model.layers.%zu.mlp.gate.weight", 2, { f, d } },
+        { true, SL_TENSOR_MATRIX, "model.layers.%zu.mlp.up.weight", 2, { f, d } },
+        { true, SL_TENSOR_MATRIX, "model.layers.%zu.mlp.down.weight", 2, { d, f } },
+        { s6, SL_TENSOR_KEEP, "model.layers.%zu.ssm.A_log", 1, { h->n_head } },
+        { s6, SL_TENSOR_KEEP, "model.layers.%zu.ssm.dt_bias", 1, { h->n_head } },
+        { s4d, SL_TENSOR_KEEP, "model.layers.%zu.ssm.log_dt", 1, { e } },
+        { s4d, SL_TENSOR_KEEP, "model.layers.%zu.ssm.log_A_real", 2, { e, h->n_state / 2 } },
+        { s4d, SL_TENSOR_KEEP, "model.layers.%zu.ssm.A_imag", 2, { e, h->n_state / 2 } },
+        { s4d, SL_TENSOR_KEEP, "model.layers.%zu.ssm.C", 3, { e, h->n_state / 2, 2 } },
+        { routed, SL_TENSOR_KEEP, "model.layers.%zu.router.weight", 1, { d } },
+        { routed, SL_TENSOR_KEEP, "model.layers.%zu.router.bias", 1, { 1 } },
     };
-    const layer_tensor s6[] = {
-        { SL_TENSOR_KEEP, "model.layers.%zu.ssm.A_log", 1, { h->n_head } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.ssm.dt_bias", 1, { h->n_head } },
-    };
-    const layer_tensor s4d[] = {
-        { SL_TENSOR_KEEP, "model.layers.%zu.ssm.log_dt", 1, { e } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.ssm.log_A_real", 2, { e, h->n_state / 2 } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.ssm.A_imag", 2, { e, h->n_state / 2 } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.ssm.C", 3, { e, h->n_state / 2, 2 } },
-    };
-    const layer_tensor router[] = {
-        { SL_TENSOR_KEEP, "model.layers.%zu.router.weight", 1, { d } },
-        { SL_TENSOR_KEEP, "model.layers.%zu.router.bias", 1, { 1 } },
-    };
-    return add_all(schema, common, COUNT(common), layer) &&
-           (h->s4d[layer] ? add_all(schema, s4d, COUNT(s4d), layer) : add_all(schema, s6, COUNT(s6), layer)) &&
-           (!h->routed[layer] || add_all(schema, router, COUNT(router), layer));
+    return sl_schema_add(schema, rules, sizeof rules / sizeof rules[0], layer);
 }
 
 static sl_status bridge_schema(const void *hyper, sl_schema *schema, sl_error *err) {
     const bridge_hyper *h = hyper;
-    const uint64_t table[2] = { h->n_vocab, h->d };
-    bool ok = sl_schema_add(schema, SL_TENSOR_EMBED, 2, table, "model.embed.weight", 0);
+    const sl_tensor_rule rules[] = {
+        { true, SL_TENSOR_EMBED, "model.embed.weight", 2, { h->n_vocab, h->d } },
+        { true, SL_TENSOR_KEEP, "model.norm.weight", 1, { h->d } },
+        { !h->tied, SL_TENSOR_EMBED, "lm_head.weight", 2, { h->n_vocab, h->d } },
+    };
+    bool ok = sl_schema_add(schema, rules, 3, 0);
     for (size_t i = 0; ok && i < h->n_layer; i++) ok = add_layer(h, i, schema);
-    ok = ok && sl_schema_add(schema, SL_TENSOR_KEEP, 1, table + 1, "model.norm.weight", 0);
-    if (ok && !h->tied) ok = sl_schema_add(schema, SL_TENSOR_EMBED, 2, table, "lm_head.weight", 0);
     return ok ? SL_OK : sl_fail(err, SL_E_MEMORY, "out of memory for the list of tensors");
 }
 

@@ -17,33 +17,23 @@ typedef struct llama_hyper {
     float inv_freq[SL_MAX_ROT / 2];
 } llama_hyper;
 
-enum { MAX_WIDTH = 1 << 20, MAX_VOCAB = 1 << 24 };
-
 /* ---- hyperparameters ---------------------------------------------------------------------------- */
 
-static sl_status read_size(const sl_meta *meta, const char *key, bool required, int64_t max, size_t *out,
-                           sl_error *err) {
-    int64_t v = (int64_t)*out;
-    SL_TRY(sl_meta_int(meta, key, required, 1, max, &v, err));
-    *out = (size_t)v;
-    return SL_OK;
-}
-
 static sl_status read_shape(const sl_meta *meta, llama_hyper *h, sl_error *err) {
-    SL_TRY(read_size(meta, "vocab_size", true, MAX_VOCAB, &h->n_vocab, err));
-    SL_TRY(read_size(meta, "hidden_size", true, MAX_WIDTH, &h->d, err));
-    SL_TRY(read_size(meta, "intermediate_size", true, MAX_WIDTH, &h->f, err));
-    SL_TRY(read_size(meta, "num_hidden_layers", true, SL_MAX_LAYER, &h->n_layer, err));
-    SL_TRY(read_size(meta, "num_attention_heads", true, 4096, &h->n_head, err));
+    SL_TRY(sl_arch_size(meta, "vocab_size", true, SL_MAX_VOCAB, &h->n_vocab, err));
+    SL_TRY(sl_arch_size(meta, "hidden_size", true, SL_MAX_WIDTH, &h->d, err));
+    SL_TRY(sl_arch_size(meta, "intermediate_size", true, SL_MAX_WIDTH, &h->f, err));
+    SL_TRY(sl_arch_size(meta, "num_hidden_layers", true, SL_MAX_LAYER, &h->n_layer, err));
+    SL_TRY(sl_arch_size(meta, "num_attention_heads", true, 4096, &h->n_head, err));
     h->n_kv_head = h->n_head;
-    SL_TRY(read_size(meta, "num_key_value_heads", false, 4096, &h->n_kv_head, err));
+    SL_TRY(sl_arch_size(meta, "num_key_value_heads", false, 4096, &h->n_kv_head, err));
     bool preset = h->head_dim > 0;
     if (!preset) h->head_dim = h->d / h->n_head;
     if (!preset && !sl_meta_find(meta, "head_dim") && h->d % h->n_head)
         return sl_fail(err, SL_E_FORMAT, "num_attention_heads is %zu, expected a divisor of hidden_size (%zu)",
                        h->n_head, h->d);
-    SL_TRY(read_size(meta, "head_dim", false, SL_MAX_ROT, &h->head_dim, err));
-    SL_TRY(read_size(meta, "max_position_embeddings", false, INT32_MAX, &h->max_context, err));
+    SL_TRY(sl_arch_size(meta, "head_dim", false, SL_MAX_ROT, &h->head_dim, err));
+    SL_TRY(sl_arch_size(meta, "max_position_embeddings", false, INT32_MAX, &h->max_context, err));
     if (h->n_head % h->n_kv_head)
         return sl_fail(err, SL_E_FORMAT, "num_key_value_heads is %zu, expected a divisor of num_attention_heads (%zu)",
                        h->n_kv_head, h->n_head);
@@ -140,7 +130,7 @@ static sl_status read_rope(const sl_meta *meta, llama_hyper *h, sl_error *err) {
 static sl_status read_window(const sl_meta *meta, llama_hyper *h, bool switched, sl_error *err) {
     size_t window = 0, first = 0;
     bool on = !switched;
-    SL_TRY(read_size(meta, "sliding_window", false, INT32_MAX, &window, err));
+    SL_TRY(sl_arch_size(meta, "sliding_window", false, INT32_MAX, &window, err));
     SL_TRY(sl_meta_bool(meta, "use_sliding_window", false, &on, err));
     if (!window || !on) return SL_OK;
     int64_t from = 28;
@@ -204,17 +194,9 @@ static sl_status qwen3_read(const sl_meta *meta, void *hyper, sl_error *err) {
 
 /* ---- tensors ------------------------------------------------------------------------------------ */
 
-typedef struct layer_tensor {
-    bool there;
-    sl_tensor_class class_;
-    const char *name;
-    uint32_t n_dim;
-    uint64_t shape[2];
-} layer_tensor;
-
 static bool add_layer(const llama_hyper *h, size_t layer, sl_schema *schema) {
     const size_t d = h->d, f = h->f, q = h->n_head * h->head_dim, kv = h->n_kv_head * h->head_dim;
-    const layer_tensor list[] = {
+    const sl_tensor_rule rules[] = {
         { true, SL_TENSOR_KEEP, "model.layers.%zu.input_layernorm.weight", 1, { d } },
         { true, SL_TENSOR_MATRIX, "model.layers.%zu.self_attn.q_proj.weight", 2, { q, d } },
         { true, SL_TENSOR_MATRIX, "model.layers.%zu.self_attn.k_proj.weight", 2, { kv, d } },
@@ -234,20 +216,18 @@ static bool add_layer(const llama_hyper *h, size_t layer, sl_schema *schema) {
         { h->mlp_bias, SL_TENSOR_KEEP, "model.layers.%zu.mlp.up_proj.bias", 1, { f } },
         { h->mlp_bias, SL_TENSOR_KEEP, "model.layers.%zu.mlp.down_proj.bias", 1, { d } },
     };
-    for (size_t i = 0; i < sizeof list / sizeof list[0]; i++)
-        if (list[i].there &&
-            !sl_schema_add(schema, list[i].class_, list[i].n_dim, list[i].shape, list[i].name, layer))
-            return false;
-    return true;
+    return sl_schema_add(schema, rules, sizeof rules / sizeof rules[0], layer);
 }
 
 static sl_status llama_schema(const void *hyper, sl_schema *schema, sl_error *err) {
     const llama_hyper *h = hyper;
-    const uint64_t table[2] = { h->n_vocab, h->d };
-    bool ok = sl_schema_add(schema, SL_TENSOR_EMBED, 2, table, "model.embed_tokens.weight", 0);
+    const sl_tensor_rule rules[] = {
+        { true, SL_TENSOR_EMBED, "model.embed_tokens.weight", 2, { h->n_vocab, h->d } },
+        { true, SL_TENSOR_KEEP, "model.norm.weight", 1, { h->d } },
+        { !h->tied, SL_TENSOR_EMBED, "lm_head.weight", 2, { h->n_vocab, h->d } },
+    };
+    bool ok = sl_schema_add(schema, rules, 3, 0);
     for (size_t i = 0; ok && i < h->n_layer; i++) ok = add_layer(h, i, schema);
-    ok = ok && sl_schema_add(schema, SL_TENSOR_KEEP, 1, table + 1, "model.norm.weight", 0);
-    if (ok && !h->tied) ok = sl_schema_add(schema, SL_TENSOR_EMBED, 2, table, "lm_head.weight", 0);
     return ok ? SL_OK : sl_fail(err, SL_E_MEMORY, "out of memory for the list of tensors");
 }
 
