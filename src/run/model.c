@@ -60,6 +60,8 @@ static sl_status read_text(sl_model *model, const sl_meta *meta, sl_error *err) 
     SL_TRY(sl_meta_text(meta, "tokenizer", false, &json, err));
     SL_TRY(sl_meta_text(meta, "chat_template", false, &model->chat_template, err));
     model->chat = sl_chat_detect(model->chat_template, &known);
+    bool begins = !model->chat_template || strstr(model->chat_template, "bos_token"); /* some have one and do not use it */
+    model->chat_bos = begins ? model->bos : -1;
     if (!json) return SL_OK;
     SL_TRY(sl_tokenizer_create(json, strlen(json), model->n_vocab, &model->tokenizer, err));
     add_chat_end(model);
@@ -236,7 +238,7 @@ sl_status sl_chat_tokenize(const sl_model *model, const sl_message *messages, si
     int32_t *ids = NULL;
     size_t n = 0, room = 0;
     SL_TRY(need_tokenizer(model, err));
-    sl_status status = sl_chat_encode(model->chat, model->tokenizer, model->bos, messages, n_message, first, answer, &ids,
+    sl_status status = sl_chat_encode(model->chat, model->tokenizer, model->chat_bos, messages, n_message, first, answer, &ids,
                                       &n, &room, err);
     give(ids, status == SL_OK ? n : 0, tokens, cap, n_token);
     return status;

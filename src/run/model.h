@@ -18,6 +18,7 @@ struct sl_model {
     sl_chat_kind chat;
     const char *chat_template; /* or NULL */
     sl_type type;
+    int32_t chat_bos;        /* begin token of conversations, -1: none */
     int32_t bos, eos[SL_MAX_EOS];
     size_t n_eos, n_vocab, n_layer, width, max_context;
     uint64_t n_param, fingerprint;
