@@ -100,7 +100,8 @@ static const char *kind_name(const sl_meta_entry *entry) {
 }
 
 /* The scalar under key; *found NULL if it may be absent and is. An integer will do for a float. */
-static sl_status scalar(const sl_meta *meta, const char *key, bool required, sl_meta_type type, const char *expected,
+static sl_status scalar(const sl_meta *meta, const char *key, bool required, sl_meta_type type,
+                        const char *expected,
                         const sl_meta_entry **found, sl_error *err) {
     sl_name_buf buf;
     const sl_meta_entry *entry = *found = sl_meta_find(meta, key);

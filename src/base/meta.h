@@ -8,7 +8,7 @@
 
 typedef enum sl_meta_type {
     SL_META_BOOL, SL_META_INT, SL_META_FLOAT, SL_META_STRING,
-    SL_META_JSON /* text of an object or of a list of unlike values: refused by name where a value is asked for */
+    SL_META_JSON /* text of an object or a list of unlike values: refused where a value is asked for */
 } sl_meta_type;
 
 /* One entry: n values of one type; a scalar has is_list false and n 1. Strings are bytes, NUL-terminated

@@ -48,8 +48,9 @@ static json_t *json_tensor(const sl_slu_tensor *t) {
     for (uint32_t i = 0; i < t->n_dim; i++) json_array_append_new(shape, json_integer((json_int_t)t->shape[i]));
     char checksum[17];
     snprintf(checksum, sizeof checksum, "%016llx", (unsigned long long)t->checksum);
-    return json_pack("{s:s, s:s, s:o, s:I, s:I, s:s}", "name", t->name, "type", sl_type_name(t->type), "shape", shape,
-                     "offset", (json_int_t)t->offset, "bytes", (json_int_t)t->bytes, "checksum", checksum);
+    return json_pack("{s:s, s:s, s:o, s:I, s:I, s:s}", "name", t->name, "type", sl_type_name(t->type),
+                     "shape", shape, "offset", (json_int_t)t->offset, "bytes", (json_int_t)t->bytes,
+                     "checksum", checksum);
 }
 
 static int write_piece(const char *data, size_t n, void *arg) {
@@ -65,7 +66,8 @@ static int print_json(const sl_slu *slu) {
     for (size_t i = 0; i < slu->n_tensor; i++) json_array_append_new(tensors, json_tensor(&slu->tensors[i]));
     json_t *root = json_pack("{s:o, s:o}", "metadata", meta, "tensors", tensors);
     if (!root) return sl_report(SL_EXIT_FAILED, "out of memory for the model's description");
-    bool good = !json_dump_callback(root, write_piece, NULL, JSON_INDENT(1)) && sl_out("\n", 1) && sl_out_flush();
+    bool good = !json_dump_callback(root, write_piece, NULL, JSON_INDENT(1)) && sl_out("\n", 1) &&
+                sl_out_flush();
     json_decref(root);
     return good ? SL_EXIT_OK : SL_EXIT_FAILED;
 }
@@ -119,7 +121,8 @@ static bool print_model(const sl_model *model) {
     good = good && line("parameters", "%s", grouped(info.n_param, &a));
     good = good && line("weights", "%s in %zu tensors", bytes_text(info.weight_bytes, &a), model->slu.n_tensor);
     good = good && line("file", "%s", bytes_text(model->slu.size, &a));
-    good = good && line("shape", "%zu layers, width %zu, vocabulary %zu", info.n_layer, info.width, info.n_vocab);
+    good = good && line("shape", "%zu layers, width %zu, vocabulary %zu", info.n_layer, info.width,
+                        info.n_vocab);
     good = good && line("state", "%s per sequence, %s more per token", bytes_text(info.state_bytes, &a),
                         bytes_text(info.kv_token_bytes, &b));
     good = good && (info.max_context ? line("context", "%s tokens", grouped(info.max_context, &a))
@@ -129,12 +132,15 @@ static bool print_model(const sl_model *model) {
 
 static bool print_text_side(const sl_model *model) {
     static const char *const kinds[] = { "plain", "ChatML", "Llama 2", "Llama 3", "Mistral" };
-    bool good = model->tokenizer ? line("tokenizer", "byte-level BPE, %zu ids", sl_tokenizer_n_vocab(model->tokenizer))
-                                 : line("tokenizer", "none: takes --tokens only");
-    good = good && line("chat format", "%s%s", kinds[model->chat], model->chat_template ? "" : " (no template)");
+    const char *note = model->chat_template ? "" : " (no template)";
+    bool good = model->tokenizer
+                    ? line("tokenizer", "byte-level BPE, %zu ids", sl_tokenizer_n_vocab(model->tokenizer))
+                    : line("tokenizer", "none: takes --tokens only");
+    good = good && line("chat format", "%s%s", kinds[model->chat], note);
     char ids[256] = "none";
     int n = 0;
-    for (size_t i = 0; i < model->n_eos; i++) n += snprintf(ids + n, sizeof ids - (size_t)n, i ? ", %d" : "%d", model->eos[i]);
+    for (size_t i = 0; i < model->n_eos; i++)
+        n += snprintf(ids + n, sizeof ids - (size_t)n, i ? ", %d" : "%d", model->eos[i]);
     return good && (model->bos < 0 ? line("begin token", "none") : line("begin token", "%d", model->bos)) &&
            line("end tokens", "%s", ids);
 }
@@ -156,8 +162,10 @@ static int print_text(const sl_model *model) {
     good = good && line("processor", "%s", sl_cpu_features_name(sl_cpu_features_allowed(&bad)));
     good = good && line("fingerprint", "%016llx", (unsigned long long)model->fingerprint) &&
            line("metadata", "%zu keys", model->slu.meta.n);
-    for (size_t i = 0; i < model->slu.meta.n && good; i++)
-        if (!is_member(&model->slu.meta, model->slu.meta.entries[i].key)) good = print_entry(&model->slu.meta.entries[i]);
+    for (size_t i = 0; i < model->slu.meta.n && good; i++) {
+        const sl_meta_entry *entry = &model->slu.meta.entries[i];
+        if (!is_member(&model->slu.meta, entry->key)) good = print_entry(entry);
+    }
     return good && sl_out_flush() ? SL_EXIT_OK : SL_EXIT_FAILED;
 }
 

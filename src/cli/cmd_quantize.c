@@ -7,7 +7,8 @@ static int run(int argc, char **argv) {
     bool type_given = false;
     sl_convert_params params = { 0 };
     const sl_arg args[] = {
-        { "--type", "TYPE", SL_ARG_TYPE, &type, 0, 0, "f32, f16, bf16, q8 or q4 for the matrices; required", &type_given },
+        { "--type", "TYPE", SL_ARG_TYPE, &type, 0, 0, "f32, f16, bf16, q8 or q4 for the matrices; required",
+          &type_given },
     };
     const char *paths[2];
     size_t n;

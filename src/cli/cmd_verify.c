@@ -12,7 +12,8 @@ static int verify(const sl_model *model) {
     sl_status status = sl_slu_verify(&model->slu, on_progress, &bar, &err);
     sl_progress_end(&bar);
     if (status != SL_OK) return sl_report_error(&err);
-    int n = snprintf(line, sizeof line, "OK: %zu tensors, %llu bytes, fingerprint %016llx\n", model->slu.n_tensor,
+    int n = snprintf(line, sizeof line, "OK: %zu tensors, %llu bytes, fingerprint %016llx\n",
+                     model->slu.n_tensor,
                      (unsigned long long)model->slu.size, (unsigned long long)model->slu.fingerprint);
     return sl_out(line, (size_t)n) && sl_out_flush() ? SL_EXIT_OK : SL_EXIT_FAILED;
 }

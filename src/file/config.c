@@ -37,7 +37,8 @@ static int list_type(const json_t *list) {
     int type = n ? scalar_type(json_array_get(list, 0)) : SL_META_INT;
     for (size_t i = 1; i < n && type >= 0; i++) {
         int next = scalar_type(json_array_get(list, i));
-        bool numbers = (type == SL_META_INT || type == SL_META_FLOAT) && (next == SL_META_INT || next == SL_META_FLOAT);
+        bool numbers = (type == SL_META_INT || type == SL_META_FLOAT) &&
+            (next == SL_META_INT || next == SL_META_FLOAT);
         type = numbers ? (type > next ? type : next) : next == type ? type : -1;
     }
     return type;
@@ -120,7 +121,8 @@ sl_status sl_config_parse(const char *json, size_t n_bytes, sl_meta *meta, sl_er
         return sl_fail(err, SL_E_FORMAT, "brackets nest deeper than %d levels", SL_JSON_DEPTH);
     json_t *root = json_loadb(json, n_bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &where);
     if (!root)
-        return sl_fail(err, SL_E_FORMAT, "line %d, column %d: %s", where.line, where.column, sl_name(where.text, &buf));
+        return sl_fail(err, SL_E_FORMAT, "line %d, column %d: %s", where.line, where.column,
+                       sl_name(where.text, &buf));
     sl_status status = SL_OK;
     if (!json_is_object(root)) {
         status = sl_fail(err, SL_E_FORMAT, "the top is not an object, expected {\"model_type\": ...}");

@@ -53,8 +53,8 @@ static sl_status match_tensors(job *j, sl_error *err) {
     for (size_t i = 0; i < j->st.n_tensor; i++)
         found[i] = (sl_found){ j->st.tensors[i].name, j->st.tensors[i].n_dim, j->st.tensors[i].shape };
     bool own = !strcmp(j->arch->model_type, "bridge"); /* our own layout has no surplus */
-    sl_status status = sl_schema_match(&j->schema, found, j->st.n_tensor, j->index, own ? NULL : is_llama_surplus,
-                                       j->params->line, j->params->arg, err);
+    sl_status status = sl_schema_match(&j->schema, found, j->st.n_tensor, j->index,
+                                       own ? NULL : is_llama_surplus, j->params->line, j->params->arg, err);
     free(found);
     return status;
 }
@@ -82,21 +82,24 @@ static sl_status open_shard(const job *j, size_t shard, source *s, sl_error *err
     s->shard = shard;
     SL_TRY(sl_os_in_open(&s->in, j->st.shards[shard].name, err));
     if (s->in.size == j->st.shards[shard].size) return SL_OK;
-    return sl_fail(err, SL_E_IO, "%s changed while it was read", sl_os_path_name(j->st.shards[shard].name, &buf));
+    return sl_fail(err, SL_E_IO, "%s changed while it was read",
+                   sl_os_path_name(j->st.shards[shard].name, &buf));
 }
 
 static sl_status copy_tensor(const job *j, size_t i, source *s, sl_repack *repack, sl_error *err) {
     sl_name_buf buf;
     const sl_st_tensor *t = &j->st.tensors[j->index[i]];
     const uint64_t width = sl_spec_width(&j->schema.specs[i]), row = sl_row_bytes(t->type, width);
-    const uint64_t n_row = sl_spec_rows(&j->schema.specs[i]), piece = row < SL_REPACK_PIECE ? SL_REPACK_PIECE / row : 1;
+    const uint64_t n_row = sl_spec_rows(&j->schema.specs[i]);
+    const uint64_t piece = row < SL_REPACK_PIECE ? SL_REPACK_PIECE / row : 1;
     SL_TRY(open_shard(j, t->shard, s, err));
     for (uint64_t at = 0; at < n_row; at += piece) {
         uint64_t n = n_row - at < piece ? n_row - at : piece;
         if (!sl_grow((void **)&s->rows, &s->cap, (size_t)(n * row), 1))
             return sl_fail(err, SL_E_MEMORY, "out of memory for rows of %llu bytes", (unsigned long long)row);
         sl_status status = sl_os_in_read(&s->in, s->rows, n * row, t->offset + at * row, err);
-        if (status != SL_OK) return sl_file_context(sl_os_path_name(j->st.shards[t->shard].name, &buf), status, err);
+        if (status != SL_OK)
+            return sl_file_context(sl_os_path_name(j->st.shards[t->shard].name, &buf), status, err);
         SL_TRY(sl_repack_rows(repack, t->name, s->rows, t->type, j->tensors[i].type, n, width, err));
     }
     return SL_OK;
@@ -136,9 +139,10 @@ static sl_status check_output(const job *j, const char *path, sl_error *err) {
 static sl_status run(job *j, const char *path, sl_error *err) {
     int64_t n_vocab = 0;
     sl_name_buf buf;
-    if (sl_os_kind_of(j->folder) != SL_OS_FOLDER)
+    const sl_os_kind kind = sl_os_kind_of(j->folder);
+    if (kind != SL_OS_FOLDER)
         return sl_fail(err, SL_E_IO, "%s is %s, expected a folder with config.json and model.safetensors",
-                       sl_os_path_name(j->folder, &buf), sl_os_kind_of(j->folder) == SL_OS_NOTHING ? "not there" : "a file");
+                       sl_os_path_name(j->folder, &buf), kind == SL_OS_NOTHING ? "not there" : "no folder");
     SL_TRY(read_config(j, err));
     SL_TRY(sl_meta_int(&j->meta, "vocab_size", true, 1, INT32_MAX, &n_vocab, err));
     SL_TRY(match_tensors(j, err));

@@ -10,7 +10,7 @@
 /* ---- .slu layout (docs/format.md) --------------------------------------------------------------- */
 
 enum {
-    SL_SLU_HEADER = 48,         /* magic 8, version 4, n_meta 4, n_tensor 4, zero 4, meta bytes 8, file bytes 8, checksum 8 */
+    SL_SLU_HEADER = 48,
     SL_SLU_CHECKSUM_AT = 40,    /* where the header's checksum stands */
     SL_SLU_META_ENTRY = 16,     /* key bytes 4, type 1, is list 1, zero 2, values 8; then key and values */
     SL_SLU_DIR_ENTRY = SL_MAX_NAME + 64, /* name, type 4, n_dim 4, shape 4 x 8, offset 8, bytes 8, checksum 8 */
@@ -26,7 +26,8 @@ bool sl_slu_header_checksum(const uint8_t *data, uint64_t n_bytes, uint64_t *che
 bool sl_slu_tensor_bytes(const sl_slu_tensor *tensor, uint64_t *bytes);
 /* Bytes of header, metadata and directory up to the first tensor's data. */
 static inline uint64_t sl_slu_data_offset(uint64_t meta_bytes, uint64_t n_tensor) {
-    return (SL_SLU_HEADER + meta_bytes + n_tensor * SL_SLU_DIR_ENTRY + SL_SLU_ALIGN - 1) / SL_SLU_ALIGN * SL_SLU_ALIGN;
+    uint64_t end = SL_SLU_HEADER + meta_bytes + n_tensor * SL_SLU_DIR_ENTRY;
+    return (end + SL_SLU_ALIGN - 1) / SL_SLU_ALIGN * SL_SLU_ALIGN;
 }
 
 /* The last sl_status with "what: " put before its text. what must be clean: names through sl_name. */
@@ -68,7 +69,11 @@ typedef struct sl_st_tensor {
     uint64_t offset, bytes; /* absolute in its shard */
 } sl_st_tensor;
 
-typedef struct sl_st_shard { char *name; uint64_t size; char *header; /* names of tensors point into it */ } sl_st_shard;
+typedef struct sl_st_shard {
+    char *name;
+    uint64_t size;
+    char *header; /* names of tensors point into it */
+} sl_st_shard;
 
 /* A checkpoint: one file, or shards with an index. */
 typedef struct sl_safetensors {
@@ -80,7 +85,8 @@ typedef struct sl_safetensors {
 
 /* Parses the header of one file (n_bytes of JSON, then data_bytes of data that begin at data_offset) and
  * appends its tensors as those of the given shard. Names are unescaped inside json, which must live on. */
-sl_status sl_safetensors_parse(char *json, size_t n_bytes, uint64_t data_offset, uint64_t data_bytes, uint32_t shard,
+sl_status sl_safetensors_parse(char *json, size_t n_bytes, uint64_t data_offset, uint64_t data_bytes,
+                               uint32_t shard,
                                sl_safetensors *st, sl_error *err);
 /* Starts from a zeroed struct; on failure it is released again. The shards stay closed. */
 sl_status sl_safetensors_open(sl_safetensors *st, const char *folder, sl_error *err);
@@ -113,6 +119,7 @@ typedef struct sl_convert_params {
 /* A folder of safetensors, config.json and tokenizer.json to a .slu. */
 sl_status sl_convert(const char *folder, const char *path, const sl_convert_params *params, sl_error *err);
 /* A .slu to one of another type. */
-sl_status sl_quantize(const char *in, const char *path, sl_type type, const sl_convert_params *params, sl_error *err);
+sl_status sl_quantize(const char *in, const char *path, sl_type type, const sl_convert_params *params,
+                      sl_error *err);
 
 #endif

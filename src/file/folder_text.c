@@ -71,7 +71,8 @@ static sl_status add_tokenizer(char *json, size_t n, size_t n_vocab, sl_meta *me
 static sl_status refuse_others(const char *folder, sl_error *err) {
     static const char *const names[] = {
         "tokenizer.model", "tokenizer.model.v1", "tokenizer.model.v2", "tokenizer.model.v3", "spiece.model",
-        "sentencepiece.bpe.model", "tekken.json", "tokenizer.tiktoken", "qwen.tiktoken", "vocab.json", "merges.txt",
+        "sentencepiece.bpe.model", "tekken.json", "tokenizer.tiktoken", "qwen.tiktoken", "vocab.json",
+            "merges.txt",
         "vocab.txt", "rwkv_vocab_v20230424.txt",
     };
     sl_name_buf buf;
@@ -109,9 +110,11 @@ static sl_status template_from_config(const char *folder, sl_meta *meta, sl_erro
     sl_status status = SL_OK;
     SL_TRY(sl_file_text(folder, file, TOKENIZER_CONFIG_MAX_BYTES, &json, &n, err));
     if (!json) return SL_OK;
-    if (!sl_json_shallow(json, n)) status = sl_fail(err, SL_E_FORMAT, "brackets nest deeper than %d levels", SL_JSON_DEPTH);
+    if (!sl_json_shallow(json, n)) status = sl_fail(err, SL_E_FORMAT, "brackets nest deeper than %d levels",
+                                                    SL_JSON_DEPTH);
     else if (!(root = json_loadb(json, n, JSON_REJECT_DUPLICATES, &where)))
-        status = sl_fail(err, SL_E_FORMAT, "line %d, column %d: %s", where.line, where.column, sl_name(where.text, &buf));
+        status = sl_fail(err, SL_E_FORMAT, "line %d, column %d: %s", where.line, where.column,
+                         sl_name(where.text, &buf));
     free(json);
     const char *text = find_template(root);
     if (status == SL_OK && text) status = sl_meta_set_string(meta, "chat_template", text, err);

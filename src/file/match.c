@@ -7,7 +7,9 @@
 
 typedef struct item { const char *name; size_t at; } item;
 
-static int by_name(const void *a, const void *b) { return strcmp(((const item *)a)->name, ((const item *)b)->name); }
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const item *)a)->name, ((const item *)b)->name);
+}
 
 typedef struct shape_buf { char text[128]; } shape_buf;
 
@@ -48,7 +50,8 @@ static void surplus(list *l, const sl_found *found) {
 static void compare(list *l, const sl_tensor_spec *spec, const sl_found *found) {
     sl_name_buf name;
     shape_buf is, want;
-    if (spec->n_dim == found->n_dim && !memcmp(spec->shape, found->shape, spec->n_dim * sizeof *spec->shape)) return;
+    if (spec->n_dim == found->n_dim && !memcmp(spec->shape, found->shape, spec->n_dim * sizeof *spec->shape))
+        return;
     if (next_line(l))
         sl_fail(l->err, SL_E_FORMAT, "tensor %s has shape %s, expected %s", sl_name(spec->name, &name),
                 shape_text(found->n_dim, found->shape, &is), shape_text(spec->n_dim, spec->shape, &want));

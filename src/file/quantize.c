@@ -45,7 +45,8 @@ static sl_status order_tensors(job *j, sl_error *err) {
 static sl_status copy_tensor(const job *j, size_t i, sl_repack *repack, sl_error *err) {
     const sl_slu_tensor *t = j->source[i];
     const uint64_t width = sl_spec_width(&j->schema.specs[i]), row = sl_row_bytes(t->type, width);
-    const uint64_t n_row = sl_spec_rows(&j->schema.specs[i]), piece = row < SL_REPACK_PIECE ? SL_REPACK_PIECE / row : 1;
+    const uint64_t n_row = sl_spec_rows(&j->schema.specs[i]);
+    const uint64_t piece = row < SL_REPACK_PIECE ? SL_REPACK_PIECE / row : 1;
     for (uint64_t at = 0; at < n_row; at += piece) {
         uint64_t n = n_row - at < piece ? n_row - at : piece;
         const uint8_t *rows = j->slu.data + t->offset + at * row;
@@ -86,7 +87,8 @@ static sl_status run(job *j, const char *in, const char *path, sl_type type, sl_
     return status;
 }
 
-sl_status sl_quantize(const char *in, const char *path, sl_type type, const sl_convert_params *params, sl_error *err) {
+sl_status sl_quantize(const char *in, const char *path, sl_type type, const sl_convert_params *params,
+                      sl_error *err) {
     job j = { .params = params };
     sl_status status = run(&j, in, path, type, err);
     job_release(&j);

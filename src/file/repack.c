@@ -6,7 +6,7 @@
 
 void sl_repack_init(sl_repack *r, sl_slu_writer *writer, uint64_t all, const sl_convert_params *params) {
     *r = (sl_repack){ .writer = writer, .all = all, .params = params };
-    r->kernels = sl_kernels_select(SL_CPU_REF); /* expanding is exact in every variant, and packing takes the time */
+    r->kernels = sl_kernels_select(SL_CPU_REF); /* expanding is exact in every variant; packing takes longer */
 }
 
 void sl_repack_release(sl_repack *r) {
@@ -35,7 +35,8 @@ static sl_status check_values(const float *x, size_t n, const char *name, sl_typ
         if (!isfinite(x[i]))
             return sl_fail(err, SL_E_FORMAT, "tensor %s holds %s, expected finite values", sl_name(name, &buf),
                            isnan(x[i]) ? "NaN" : "an infinite value");
-        return sl_fail(err, SL_E_FORMAT, "tensor %s holds %g, which does not fit in %s (at most %g)", sl_name(name, &buf),
+        return sl_fail(err, SL_E_FORMAT, "tensor %s holds %g, which does not fit in %s (at most %g)",
+                       sl_name(name, &buf),
                        (double)x[i], sl_type_name(to), (double)limit);
     }
     return SL_OK;
@@ -54,7 +55,8 @@ static sl_status reserve(sl_repack *r, size_t width, size_t packed_bytes, sl_err
     return ok ? SL_OK : sl_fail(err, SL_E_MEMORY, "out of memory for a row of %zu values", width);
 }
 
-sl_status sl_repack_rows(sl_repack *r, const char *name, const void *rows, sl_type from, sl_type to, uint64_t n_row,
+sl_status sl_repack_rows(sl_repack *r, const char *name, const void *rows, sl_type from, sl_type to,
+                         uint64_t n_row,
                          uint64_t width, sl_error *err) {
     const size_t in_bytes = (size_t)sl_row_bytes(from, width), out_bytes = (size_t)sl_row_bytes(to, width);
     SL_TRY(reserve(r, (size_t)width, out_bytes * (size_t)n_row, err));

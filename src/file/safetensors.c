@@ -13,7 +13,8 @@ static unsigned long long ull(uint64_t v) { return v; }
 typedef struct scan { char *begin, *p, *end; sl_error *err; } scan;
 
 static sl_status bad(const scan *s, const char *expected) {
-    return sl_fail(s->err, SL_E_FORMAT, "the header is broken at byte %zu, expected %s", (size_t)(s->p - s->begin),
+    return sl_fail(s->err, SL_E_FORMAT, "the header is broken at byte %zu, expected %s",
+                   (size_t)(s->p - s->begin),
                    expected);
 }
 
@@ -28,24 +29,30 @@ static bool accept(scan *s, char c) {
     return true;
 }
 
+static int hex_digit(char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* Four hexadecimal digits, -1 if they are not. */
 static int hex4(const char *p) {
     int v = 0;
     for (int i = 0; i < 4; i++) {
-        char c = p[i];
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int digit = hex_digit(p[i]);
         if (digit < 0) return -1;
         v = v * 16 + digit;
     }
     return v;
 }
 
+/* Writes code point c; returns its bytes. */
 static size_t put_utf8(char *out, uint32_t c) {
-    if (c < 0x80) return out[0] = (char)c, 1;
-    if (c < 0x800) return out[0] = (char)(0xC0 | c >> 6), out[1] = (char)(0x80 | (c & 63)), 2;
-    if (c < 0x10000)
-        return out[0] = (char)(0xE0 | c >> 12), out[1] = (char)(0x80 | (c >> 6 & 63)), out[2] = (char)(0x80 | (c & 63)), 3;
-    return out[0] = (char)(0xF0 | c >> 18), out[1] = (char)(0x80 | (c >> 12 & 63)),
-           out[2] = (char)(0x80 | (c >> 6 & 63)), out[3] = (char)(0x80 | (c & 63)), 4;
+    size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    static const uint8_t lead[] = { 0, 0, 0xC0, 0xE0, 0xF0 };
+    for (size_t i = n; i-- > 1; c >>= 6) out[i] = (char)(0x80 | (c & 0x3F));
+    out[0] = (char)(lead[n] | c);
+    return n;
 }
 
 /* The escape at s->p, past its backslash, to out. A character takes no more bytes than its escape did. */
@@ -93,7 +100,8 @@ static sl_status number(scan *s, uint64_t *out) {
     const char *first = s->p;
     *out = 0;
     for (; s->p < s->end && *s->p >= '0' && *s->p <= '9'; s->p++) {
-        if (!sl_mul(*out, 10, out) || !sl_add(*out, (uint64_t)(*s->p - '0'), out) || *out > INT64_MAX) return bad(s, what);
+        bool fits = sl_mul(*out, 10, out) && sl_add(*out, (uint64_t)(*s->p - '0'), out) && *out <= INT64_MAX;
+        if (!fits) return bad(s, what);
     }
     if (c == '0' && s->p - first > 1) return bad(s, what);
     return s->p < s->end && strchr(".eE", *s->p) ? bad(s, what) : SL_OK;
@@ -126,11 +134,14 @@ static sl_status check_tensor(const sl_st_tensor *t, const char *dtype, uint64_t
     bool fits = true;
     for (uint32_t i = 0; i < t->n_dim; i++) fits = fits && sl_mul(bytes, t->shape[i], &bytes);
     if (begin > end || end > data_bytes)
-        return sl_fail(err, SL_E_FORMAT, "tensor %s: data_offsets are %llu and %llu, expected a range within %llu bytes "
+        return sl_fail(err, SL_E_FORMAT,
+                       "tensor %s: data_offsets are %llu and %llu, expected a range within %llu bytes "
                        "of data", sl_name(t->name, &buf), ull(begin), ull(end), ull(data_bytes));
     if (!fits || bytes != end - begin)
-        return sl_fail(err, SL_E_FORMAT, "tensor %s: data_offsets give %llu bytes, expected %llu%s for its shape",
-                       sl_name(t->name, &buf), ull(end - begin), ull(fits ? bytes : UINT64_MAX), fits ? "" : " and more");
+        return sl_fail(err, SL_E_FORMAT,
+                       "tensor %s: data_offsets give %llu bytes, expected %llu%s for its shape",
+                       sl_name(t->name, &buf), ull(end - begin), ull(fits ? bytes : UINT64_MAX),
+                       fits ? "" : " and more");
     return SL_OK;
 }
 
@@ -141,7 +152,8 @@ static sl_status tensor_type(sl_st_tensor *t, const char *dtype, sl_error *err) 
             t->type = dtypes[i].type;
             return SL_OK;
         }
-    return sl_fail(err, SL_E_UNSUPPORTED, "tensor %s: dtype is %s, expected F32, F16 or BF16", sl_name(t->name, &name),
+    return sl_fail(err, SL_E_UNSUPPORTED, "tensor %s: dtype is %s, expected F32, F16 or BF16",
+                   sl_name(t->name, &name),
                    sl_name(dtype, &type));
 }
 
@@ -167,15 +179,18 @@ static sl_status tensor(scan *s, sl_st_tensor *t, uint64_t data_bytes) {
         if (!accept(s, ':')) return bad(s, "':'");
         unsigned bit = field_bit(field);
         if (!bit || seen & bit)
-            return sl_fail(s->err, SL_E_FORMAT, "tensor %s: field %s is %s, expected dtype, shape and data_offsets once",
+            return sl_fail(s->err, SL_E_FORMAT,
+                           "tensor %s: field %s is %s, expected dtype, shape and data_offsets once",
                            sl_name(t->name, &name), sl_name(field, &other), bit ? "there twice" : "unknown");
         seen |= bit;
-        SL_TRY(bit == HAS_DTYPE ? text(s, &dtype) : bit == HAS_SHAPE ? numbers(s, t->shape, SL_ST_MAX_DIM, &n_dim)
-                                                                     : numbers(s, range, 2, &n_range));
+        SL_TRY(bit == HAS_DTYPE   ? text(s, &dtype)
+               : bit == HAS_SHAPE ? numbers(s, t->shape, SL_ST_MAX_DIM, &n_dim)
+                                  : numbers(s, range, 2, &n_range));
     } while (accept(s, ','));
     if (!accept(s, '}')) return bad(s, "',' or '}'");
     if (seen != HAS_ALL || n_range != 2)
-        return sl_fail(s->err, SL_E_FORMAT, "tensor %s: expected dtype, shape and two data_offsets", sl_name(t->name, &name));
+        return sl_fail(s->err, SL_E_FORMAT, "tensor %s: expected dtype, shape and two data_offsets",
+                       sl_name(t->name, &name));
     t->n_dim = (uint32_t)n_dim;
     SL_TRY(tensor_type(t, dtype, s->err));
     t->offset = range[0];
@@ -183,7 +198,9 @@ static sl_status tensor(scan *s, sl_st_tensor *t, uint64_t data_bytes) {
     return check_tensor(t, dtype, range[0], range[1], data_bytes, s->err);
 }
 
-static int by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+static int by_text(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
 
 /* "__metadata__": texts by name, which nobody reads. */
 static sl_status metadata(scan *s) {
@@ -263,11 +280,13 @@ static sl_status check_cover(sl_st_tensor *t, size_t n, uint64_t data_bytes, sl_
         next += t[i].bytes; /* both at most data_bytes */
     }
     if (next == data_bytes) return SL_OK;
-    return sl_fail(err, SL_E_FORMAT, "there are %llu bytes of data, expected %llu: the tensors end before", ull(data_bytes),
+    return sl_fail(err, SL_E_FORMAT, "there are %llu bytes of data, expected %llu: the tensors end before",
+                   ull(data_bytes),
                    ull(next));
 }
 
-sl_status sl_safetensors_parse(char *json, size_t n_bytes, uint64_t data_offset, uint64_t data_bytes, uint32_t shard,
+sl_status sl_safetensors_parse(char *json, size_t n_bytes, uint64_t data_offset, uint64_t data_bytes,
+                               uint32_t shard,
                                sl_safetensors *st, sl_error *err) {
     scan s = { json, json, json + n_bytes, err };
     bool has_metadata = false;

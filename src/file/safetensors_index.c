@@ -17,13 +17,16 @@ static unsigned long long ull(uint64_t v) { return v; }
 static sl_status read_header(const sl_os_in *in, char **header, size_t *n_bytes, sl_error *err) {
     uint8_t p[8];
     uint64_t n = 0;
-    if (in->size < 8) return sl_fail(err, SL_E_FORMAT, "the file has %llu bytes, expected at least 8", ull(in->size));
+    if (in->size < 8) return sl_fail(err, SL_E_FORMAT, "the file has %llu bytes, expected at least 8",
+                                     ull(in->size));
     SL_TRY(sl_os_in_read(in, p, 8, 0, err));
     for (int i = 7; i >= 0; i--) n = n << 8 | p[i];
     if (n > SL_ST_MAX_HEADER)
-        return sl_fail(err, SL_E_FORMAT, "the header has %llu bytes, expected at most %d", ull(n), SL_ST_MAX_HEADER);
+        return sl_fail(err, SL_E_FORMAT, "the header has %llu bytes, expected at most %d", ull(n),
+                       SL_ST_MAX_HEADER);
     if (n > in->size - 8)
-        return sl_fail(err, SL_E_FORMAT, "the header has %llu bytes, the file only %llu", ull(n), ull(in->size));
+        return sl_fail(err, SL_E_FORMAT, "the header has %llu bytes, the file only %llu", ull(n),
+                       ull(in->size));
     *n_bytes = (size_t)n;
     SL_TRY(sl_alloc((void **)header, (size_t)n + 1, 1, "a safetensors header", err));
     return sl_os_in_read(in, *header, n, 8, err);
@@ -61,10 +64,13 @@ static bool is_plain_name(const char *name) {
     return true;
 }
 
-static int by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+static int by_text(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
 
 /* Opens each file that the map names, once. */
-static sl_status add_shards(sl_safetensors *st, const char *folder, json_t *map, const char **names, sl_error *err) {
+static sl_status add_shards(sl_safetensors *st, const char *folder, json_t *map, const char **names,
+                            sl_error *err) {
     sl_name_buf buf;
     size_t n = 0;
     const char *key;
@@ -72,9 +78,11 @@ static sl_status add_shards(sl_safetensors *st, const char *folder, json_t *map,
     json_object_foreach(map, key, value) {
         names[n] = json_string_value(value);
         if (!names[n])
-            return sl_fail(err, SL_E_FORMAT, "weight_map.%s is not text, expected a file name", sl_name(key, &buf));
+            return sl_fail(err, SL_E_FORMAT, "weight_map.%s is not text, expected a file name",
+                           sl_name(key, &buf));
         if (!is_plain_name(names[n]))
-            return sl_fail(err, SL_E_FORMAT, "weight_map names \"%s\", expected a plain file name in the folder",
+            return sl_fail(err, SL_E_FORMAT,
+                           "weight_map names \"%s\", expected a plain file name in the folder",
                            sl_name(names[n], &buf));
         n++;
     }
@@ -103,7 +111,8 @@ static sl_status check_map(const sl_safetensors *st, json_t *map, sl_error *err)
         if (i && !strcmp(st->tensors[i - 1].name, t->name))
             return sl_fail(err, SL_E_FORMAT, "tensor %s is in two shards", sl_name(t->name, &a));
         if (!says)
-            return sl_fail(err, SL_E_FORMAT, "tensor %s of %s is not listed in weight_map", sl_name(t->name, &a),
+            return sl_fail(err, SL_E_FORMAT, "tensor %s of %s is not listed in weight_map",
+                           sl_name(t->name, &a),
                            sl_name(is, &b));
         if (strcmp(says, is))
             return sl_fail(err, SL_E_FORMAT, "tensor %s is in %s, but weight_map says %s", sl_name(t->name, &a),
@@ -114,7 +123,8 @@ static sl_status check_map(const sl_safetensors *st, json_t *map, sl_error *err)
     json_object_foreach(map, key, value) {
         sl_st_tensor wanted = { .name = key };
         if (!bsearch(&wanted, st->tensors, st->n_tensor, sizeof wanted, by_name))
-            return sl_fail(err, SL_E_FORMAT, "tensor %s is not in %s, where weight_map says it is", sl_name(key, &a),
+            return sl_fail(err, SL_E_FORMAT, "tensor %s is not in %s, where weight_map says it is",
+                           sl_name(key, &a),
                            sl_name(json_string_value(value), &b));
     }
     return SL_OK;
@@ -144,7 +154,8 @@ static sl_status open_index(sl_safetensors *st, const char *folder, sl_error *er
     if (!json) status = sl_fail(err, SL_E_IO, "cannot open");
     else if (!sl_json_shallow(json, n)) status = sl_fail(err, SL_E_FORMAT, "brackets nest too deep");
     else if (!(root = json_loadb(json, n, JSON_REJECT_DUPLICATES, &where)))
-        status = sl_fail(err, SL_E_FORMAT, "line %d, column %d: %s", where.line, where.column, sl_name(where.text, &buf));
+        status = sl_fail(err, SL_E_FORMAT, "line %d, column %d: %s", where.line, where.column,
+                         sl_name(where.text, &buf));
     free(json);
     if (status == SL_OK) status = open_map(st, folder, root, err);
     json_decref(root);
@@ -177,7 +188,8 @@ static sl_status open_folder(sl_safetensors *st, const char *folder, sl_error *e
     }
     SL_TRY(open_index(st, folder, err));
     if (single && !has_shard(st, SINGLE_NAME))
-        return sl_fail(err, SL_E_FORMAT, INDEX_NAME " does not name " SINGLE_NAME ", which is in the folder: expected "
+        return sl_fail(err, SL_E_FORMAT,
+                       INDEX_NAME " does not name " SINGLE_NAME ", which is in the folder: expected "
                        "one of the two");
     return SL_OK;
 }

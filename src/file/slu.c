@@ -54,18 +54,22 @@ static sl_status read_counts(const uint8_t *p, uint64_t size, header *h, sl_erro
     h->n_tensor = get_u32(p + 16);
     h->meta_bytes = get_u64(p + 24);
     if (h->n_meta > SL_META_MAX)
-        return sl_fail(err, SL_E_FORMAT, "the header counts %u metadata entries, expected at most %d", h->n_meta,
+        return sl_fail(err, SL_E_FORMAT, "the header counts %u metadata entries, expected at most %d",
+                       h->n_meta,
                        SL_META_MAX);
     if (!h->n_tensor || h->n_tensor > SL_SLU_MAX_TENSOR)
         return sl_fail(err, SL_E_FORMAT, "the header counts %u tensors, expected 1 to %d", h->n_tensor,
                        SL_SLU_MAX_TENSOR);
-    if (get_u32(p + 20)) return sl_fail(err, SL_E_FORMAT, "the header's reserved field is %u, expected 0", get_u32(p + 20));
+    if (get_u32(p + 20)) return sl_fail(err, SL_E_FORMAT, "the header's reserved field is %u, expected 0",
+                                        get_u32(p + 20));
     if (h->meta_bytes % 8 || h->meta_bytes > SL_SLU_MAX_META_BYTES)
-        return sl_fail(err, SL_E_FORMAT, "the header gives %llu bytes of metadata, expected a multiple of 8 up to %d",
+        return sl_fail(err, SL_E_FORMAT,
+                       "the header gives %llu bytes of metadata, expected a multiple of 8 up to %d",
                        ull(h->meta_bytes), SL_SLU_MAX_META_BYTES);
     h->data_offset = sl_slu_data_offset(h->meta_bytes, h->n_tensor);
     if (h->data_offset > size)
-        return sl_fail(err, SL_E_FORMAT, "the file has %llu bytes, expected at least %llu for its metadata and tensor "
+        return sl_fail(err, SL_E_FORMAT,
+                       "the file has %llu bytes, expected at least %llu for its metadata and tensor "
                        "directory", ull(size), ull(h->data_offset));
     return SL_OK;
 }
@@ -80,9 +84,11 @@ static sl_status read_header(const uint8_t *p, uint64_t size, header *h, sl_erro
                        sl_name_escape(p, 8, &buf));
     }
     if (get_u32(p + 8) != SL_SLU_VERSION)
-        return sl_fail(err, SL_E_UNSUPPORTED, "version %u of the format, expected %d", get_u32(p + 8), SL_SLU_VERSION);
+        return sl_fail(err, SL_E_UNSUPPORTED, "version %u of the format, expected %d", get_u32(p + 8),
+                       SL_SLU_VERSION);
     if (get_u64(p + 32) != size)
-        return sl_fail(err, SL_E_FORMAT, "the file has %llu bytes, its header says %llu", ull(size), ull(get_u64(p + 32)));
+        return sl_fail(err, SL_E_FORMAT, "the file has %llu bytes, its header says %llu", ull(size),
+                       ull(get_u64(p + 32)));
     return read_counts(p, size, h, err);
 }
 
@@ -107,7 +113,8 @@ static const char *take_text(cursor *c, uint64_t n) {
     return sound ? (const char *)p : NULL;
 }
 
-static sl_status add_numbers(sl_slu *slu, const char *key, sl_meta_type type, bool is_list, cursor *c, uint64_t n,
+static sl_status add_numbers(sl_slu *slu, const char *key, sl_meta_type type, bool is_list, cursor *c,
+                             uint64_t n,
                              sl_error *err) {
     sl_name_buf buf;
     int64_t one, *values = &one;
@@ -123,7 +130,8 @@ static sl_status add_numbers(sl_slu *slu, const char *key, sl_meta_type type, bo
         sound &= type != SL_META_BOOL || bits <= 1;
     }
     sl_status status = sound ? sl_meta_add(&slu->meta, key, type, is_list, values, (size_t)n, err)
-                             : sl_fail(err, SL_E_FORMAT, "metadata key %s is neither 0 nor 1", sl_name(key, &buf));
+                             : sl_fail(err, SL_E_FORMAT, "metadata key %s is neither 0 nor 1",
+                                       sl_name(key, &buf));
     if (values != &one) free(values);
     return status;
 }
@@ -141,7 +149,8 @@ static sl_status add_texts(sl_slu *slu, const char *key, sl_meta_type type, bool
         const uint8_t *length = take(c, 8);
         texts[i] = length ? take_text(c, get_u64(length)) : NULL;
         if (!texts[i])
-            status = sl_fail(err, SL_E_FORMAT, "metadata key %s: text %llu is cut, not UTF-8 or not padded with zeros",
+            status = sl_fail(err, SL_E_FORMAT,
+                             "metadata key %s: text %llu is cut, not UTF-8 or not padded with zeros",
                              sl_name(key, &buf), ull(i));
     }
     if (status == SL_OK) status = sl_meta_add(&slu->meta, key, type, is_list, texts, (size_t)n, err);
@@ -157,13 +166,15 @@ static sl_status read_entry(sl_slu *slu, size_t index, cursor *c, sl_error *err)
     uint64_t n = get_u64(p + 8);
     const char *key = key_bytes && key_bytes <= SL_META_MAX_KEY ? take_text(c, key_bytes) : NULL;
     if (!key)
-        return sl_fail(err, SL_E_FORMAT, "metadata entry %zu has a key of %u bytes that is not text of 1 to %d bytes",
+        return sl_fail(err, SL_E_FORMAT,
+                       "metadata entry %zu has a key of %u bytes that is not text of 1 to %d bytes",
                        index, key_bytes, SL_META_MAX_KEY);
     if (p[4] > SL_META_JSON || p[5] > 1 || p[6] || p[7])
         return sl_fail(err, SL_E_FORMAT, "metadata key %s is of kind %u.%u.%u.%u, expected 0-4.0-1.0.0",
                        sl_name(key, &buf), p[4], p[5], p[6], p[7]);
     if (!p[5] && n != 1)
-        return sl_fail(err, SL_E_FORMAT, "metadata key %s has %llu values, expected 1", sl_name(key, &buf), ull(n));
+        return sl_fail(err, SL_E_FORMAT, "metadata key %s has %llu values, expected 1", sl_name(key, &buf),
+                       ull(n));
     sl_meta_type type = (sl_meta_type)p[4];
     if (type >= SL_META_STRING) return add_texts(slu, key, type, p[5], c, n, err);
     return add_numbers(slu, key, type, p[5], c, n, err);
@@ -173,7 +184,8 @@ static sl_status read_meta(sl_slu *slu, const header *h, sl_error *err) {
     cursor c = { slu->data + SL_SLU_HEADER, h->meta_bytes };
     for (uint32_t i = 0; i < h->n_meta; i++) SL_TRY(read_entry(slu, i, &c, err));
     if (!c.left) return SL_OK;
-    return sl_fail(err, SL_E_FORMAT, "%llu bytes of metadata are left over after %u entries", ull(c.left), h->n_meta);
+    return sl_fail(err, SL_E_FORMAT, "%llu bytes of metadata are left over after %u entries", ull(c.left),
+                   h->n_meta);
 }
 
 /* ---- directory ---------------------------------------------------------------------------------- */
@@ -182,7 +194,8 @@ static sl_status read_name(const uint8_t *p, size_t index, sl_slu_tensor *t, sl_
     size_t n = 0;
     while (n < SL_MAX_NAME && p[n] > 0x20 && p[n] < 0x7F) n++;
     if (!n || n == SL_MAX_NAME || !all_zero(p + n, SL_MAX_NAME - n))
-        return sl_fail(err, SL_E_FORMAT, "the name of tensor %zu is not 1 to %d printable characters padded with zeros",
+        return sl_fail(err, SL_E_FORMAT,
+                       "the name of tensor %zu is not 1 to %d printable characters padded with zeros",
                        index, SL_MAX_NAME - 1);
     memcpy(t->name, p, SL_MAX_NAME);
     return SL_OK;
@@ -196,10 +209,12 @@ static sl_status read_tensor(const uint8_t *p, size_t index, sl_slu_tensor *t, s
     p += SL_MAX_NAME + 4;
     t->n_dim = get_u32(p);
     if (type >= SL_N_TYPE)
-        return sl_fail(err, SL_E_FORMAT, "tensor %s is of type %u, expected 0 to %d", sl_name(t->name, &buf), type,
+        return sl_fail(err, SL_E_FORMAT, "tensor %s is of type %u, expected 0 to %d", sl_name(t->name, &buf),
+                       type,
                        SL_N_TYPE - 1);
     if (!t->n_dim || t->n_dim > SL_MAX_DIM)
-        return sl_fail(err, SL_E_FORMAT, "tensor %s has %u dimensions, expected 1 to %d", sl_name(t->name, &buf),
+        return sl_fail(err, SL_E_FORMAT, "tensor %s has %u dimensions, expected 1 to %d",
+                       sl_name(t->name, &buf),
                        t->n_dim, SL_MAX_DIM);
     t->type = (sl_type)type;
     for (size_t i = 0; i < SL_MAX_DIM; i++) t->shape[i] = get_u64(p + 4 + 8 * i);
@@ -228,10 +243,12 @@ static sl_status read_directory(sl_slu *slu, const header *h, sl_error *err) {
         sl_slu_tensor *t = &slu->tensors[i];
         SL_TRY(read_tensor(p, i, t, err));
         if (t->offset != next)
-            return sl_fail(err, SL_E_FORMAT, "tensor %s is at offset %llu, expected %llu", sl_name(t->name, &buf),
+            return sl_fail(err, SL_E_FORMAT, "tensor %s is at offset %llu, expected %llu",
+                           sl_name(t->name, &buf),
                            ull(t->offset), ull(next));
         if (!sl_add(next, t->bytes, &next) || !sl_align(next, SL_SLU_ALIGN, &next) || next > slu->size)
-            return sl_fail(err, SL_E_FORMAT, "tensor %s of %llu bytes at offset %llu does not fit in the file's %llu "
+            return sl_fail(err, SL_E_FORMAT,
+                           "tensor %s of %llu bytes at offset %llu does not fit in the file's %llu "
                            "bytes", sl_name(t->name, &buf), ull(t->bytes), ull(t->offset), ull(slu->size));
     }
     slu->n_tensor = h->n_tensor;
@@ -324,7 +341,8 @@ static sl_status check_schema(const sl_slu *slu, const sl_arch *arch, const void
     sl_schema schema = { 0 };
     void *found = NULL, *index = NULL;
     sl_status status = arch->schema(hyper, &schema, err);
-    if (status == SL_OK) status = sl_alloc(&found, slu->n_tensor, sizeof(sl_found), "the names of tensors", err);
+    if (status == SL_OK) status = sl_alloc(&found, slu->n_tensor, sizeof(sl_found), "the names of tensors",
+                                           err);
     if (status == SL_OK) status = sl_alloc(&index, schema.n, sizeof(size_t), "the names of tensors", err);
     if (status == SL_OK) status = check_tensors(slu, &schema, found, index, err);
     free(found);
@@ -340,7 +358,8 @@ static sl_status check_own_keys(const sl_slu *slu, sl_error *err) {
     sl_name_buf buf;
     SL_TRY(sl_meta_text(&slu->meta, "sluice.type", true, &text, err));
     if (!sl_type_parse(text, &type))
-        return sl_fail(err, SL_E_FORMAT, "sluice.type is \"%s\", expected f32, f16, bf16, q8 or q4", sl_name(text, &buf));
+        return sl_fail(err, SL_E_FORMAT, "sluice.type is \"%s\", expected f32, f16, bf16, q8 or q4",
+                       sl_name(text, &buf));
     SL_TRY(sl_meta_text(&slu->meta, "tokenizer", false, &text, err));
     return sl_meta_text(&slu->meta, "chat_template", false, &text, err);
 }
@@ -376,10 +395,12 @@ sl_status sl_slu_verify(const sl_slu *slu, void (*progress)(void *arg, uint64_t 
         uint64_t end = t->offset + t->bytes, padding = (SL_SLU_ALIGN - t->bytes % SL_SLU_ALIGN) % SL_SLU_ALIGN;
         uint64_t sum = XXH3_64bits_digest(state);
         if (sum != t->checksum)
-            status = sl_fail(err, SL_E_FORMAT, "the data of tensor %s is damaged: its checksum is %016llx, expected "
+            status = sl_fail(err, SL_E_FORMAT,
+                             "the data of tensor %s is damaged: its checksum is %016llx, expected "
                              "%016llx", sl_name(t->name, &buf), ull(sum), ull(t->checksum));
         else if (!all_zero(slu->data + end, padding))
-            status = sl_fail(err, SL_E_FORMAT, "the padding after tensor %s is not zero", sl_name(t->name, &buf));
+            status = sl_fail(err, SL_E_FORMAT, "the padding after tensor %s is not zero",
+                             sl_name(t->name, &buf));
     }
     XXH3_freeState(state);
     return status;

@@ -25,13 +25,13 @@ typedef struct sl_slu_tensor {
 typedef struct sl_slu {
     const uint8_t *data; /* the mapping */
     uint64_t size;
-    sl_meta meta;        /* keys of config.json; "tokenizer" (text of tokenizer.json) and "chat_template" besides */
+    sl_meta meta;        /* keys of config.json; "tokenizer" (tokenizer.json) and "chat_template" besides */
     sl_slu_tensor *tensors;
     size_t n_tensor;
-    uint64_t fingerprint; /* of metadata and directory (hence of all checksums): names the model in state files */
+    uint64_t fingerprint; /* the header's checksum, and so of everything: names the model in state files */
 } sl_slu;
 
-/* Starts from a zeroed struct; on failure it is released again. A folder, a device, an empty file are refused. */
+/* On failure the struct is zeroed. A folder, a device, an empty file are refused. */
 sl_status sl_slu_open(sl_slu *slu, const char *path, sl_error *err);
 void sl_slu_close(sl_slu *slu);
 /* Architecture, hyperparameters and the exact set of tensors. On success *arch and *hyper (malloc'd, the

@@ -107,7 +107,8 @@ static sl_status place_tensors(sl_slu_writer *w, const sl_slu_tensor *tensors, u
     return SL_OK;
 }
 
-static sl_status writer_init(sl_slu_writer *w, const char *path, const sl_meta *meta, const sl_slu_tensor *tensors,
+static sl_status writer_init(sl_slu_writer *w, const char *path, const sl_meta *meta,
+                             const sl_slu_tensor *tensors,
                              sl_error *err) {
     uint64_t end = 0;
     if (!w->n_tensor || w->n_tensor > SL_SLU_MAX_TENSOR)

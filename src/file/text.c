@@ -48,7 +48,8 @@ static sl_status read_text(const char *path, uint64_t max_bytes, char **text, si
     SL_TRY(sl_os_in_open(&in, path, err));
     sl_status status = SL_OK;
     if (in.size > max_bytes)
-        status = sl_fail(err, SL_E_FORMAT, "%s has %llu bytes, expected at most %llu", sl_os_path_name(path, &buf),
+        status = sl_fail(err, SL_E_FORMAT, "%s has %llu bytes, expected at most %llu",
+                         sl_os_path_name(path, &buf),
                          (unsigned long long)in.size, (unsigned long long)max_bytes);
     if (status == SL_OK) status = sl_alloc((void **)text, (size_t)in.size + 1, 1, "the content of a file", err);
     if (status == SL_OK) {

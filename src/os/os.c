@@ -48,7 +48,8 @@ static sl_status open_regular(const char *path, int *fd, uint64_t *size, sl_erro
     struct stat st;
     if (stat(path, &st)) return fail_errno(err, path, "cannot open");
     if (!S_ISREG(st.st_mode))
-        return sl_fail(err, SL_E_IO, "%s is %s, expected a file", sl_os_path_name(path, &buf), mode_name(st.st_mode));
+        return sl_fail(err, SL_E_IO, "%s is %s, expected a file", sl_os_path_name(path, &buf),
+                       mode_name(st.st_mode));
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (*fd < 0) return fail_errno(err, path, "cannot open");
     if (fstat(*fd, &st) || !S_ISREG(st.st_mode)) {
@@ -68,7 +69,7 @@ sl_status sl_os_map_file(sl_os_map *map, const char *path, sl_error *err) {
         close(fd);
         return sl_fail(err, SL_E_FORMAT, "%s is empty", sl_os_path_name(path, &buf));
     }
-    void *data = map->size > SIZE_MAX ? MAP_FAILED : mmap(NULL, (size_t)map->size, PROT_READ, MAP_SHARED, fd, 0);
+    void *data = mmap(NULL, (size_t)map->size, PROT_READ, MAP_SHARED, fd, 0);
     int code = errno;
     close(fd);
     errno = code;
@@ -101,7 +102,8 @@ sl_status sl_os_in_read(const sl_os_in *in, void *data, uint64_t n_bytes, uint64
         ssize_t n = pread(in->fd, p, sl_min((size_t)n_bytes, IO_PIECE), (off_t)offset);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return sl_fail(err, SL_E_IO, "cannot read: %s", strerror(errno));
-        if (!n) return sl_fail(err, SL_E_IO, "the file ended at byte %llu while it was read", (unsigned long long)offset);
+        if (!n) return sl_fail(err, SL_E_IO, "the file ended at byte %llu while it was read",
+                               (unsigned long long)offset);
         p += n;
         n_bytes -= (uint64_t)n;
         offset += (uint64_t)n;
@@ -116,7 +118,10 @@ void sl_os_in_close(sl_os_in *in) {
 
 sl_os_kind sl_os_kind_of(const char *path) {
     struct stat st;
-    if (stat(path, &st)) return lstat(path, &st) && (errno == ENOENT || errno == ENOTDIR) ? SL_OS_NOTHING : SL_OS_OTHER;
+    if (stat(path, &st)) {
+        bool none = lstat(path, &st) && (errno == ENOENT || errno == ENOTDIR);
+        return none ? SL_OS_NOTHING : SL_OS_OTHER;
+    }
     return S_ISREG(st.st_mode) ? SL_OS_FILE : S_ISDIR(st.st_mode) ? SL_OS_FOLDER : SL_OS_OTHER;
 }
 
@@ -131,7 +136,8 @@ static sl_status read_all(int fd, const char *path, uint64_t max_bytes, sl_buf *
     sl_name_buf name;
     for (;;) {
         if (!sl_grow((void **)&buf->data, &buf->cap, buf->n + piece + 1, 1))
-            return sl_fail(err, SL_E_MEMORY, "out of memory for the content of %s", sl_os_path_name(path, &name));
+            return sl_fail(err, SL_E_MEMORY, "out of memory for the content of %s",
+                           sl_os_path_name(path, &name));
         ssize_t n = read(fd, buf->data + buf->n, piece);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return fail_errno(err, path, "cannot read");
@@ -202,7 +208,8 @@ static sl_status resolve(const char *path, char **out, sl_error *err) {
         if (!*out) return sl_fail(err, SL_E_MEMORY, "out of memory");
     }
     if (!stat(*out, &st) && !S_ISREG(st.st_mode))
-        return sl_fail(err, SL_E_IO, "%s is %s, expected a file to write", sl_os_path_name(path, &buf), mode_name(st.st_mode));
+        return sl_fail(err, SL_E_IO, "%s is %s, expected a file to write", sl_os_path_name(path, &buf),
+                       mode_name(st.st_mode));
     return SL_OK;
 }
 

@@ -18,7 +18,7 @@ static int replay(const char *path) {
         fprintf(stderr, "%s\n", err.text);
         return -1;
     }
-    uint8_t *exact = malloc(n ? n : 1); /* without the zero byte after it, so that a sanitizer sees one too many */
+    uint8_t *exact = malloc(n ? n : 1); /* without a zero byte after it: a sanitizer sees one too many */
     memcpy(exact, data, n);
     free(data);
     LLVMFuzzerTestOneInput(exact, n);

@@ -123,7 +123,7 @@ def slu_changes(load):
         ("offset-overlap", t1 + 136, "Q", s.data_at, "is at offset"),
         ("bytes-0", t0 + 144, "Q", 0, "has 0 bytes"),
         ("bytes-max", t0 + 144, "Q", (1 << 64) - 1, "bytes, expected"),
-        ("bytes-last", last + 144, "Q", 4, "bytes, expected"),
+        ("bytes-last", last + 144, "Q", 5, "has 5 bytes, expected"),
     ]
     for name, at, fmt, *values, text in fields:
         yield name, load().put(at, fmt, *values), text, False

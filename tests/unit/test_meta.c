@@ -101,7 +101,8 @@ static void config_keeps_types(void **state) {
     double theta = 0;
     const sl_meta_entry *entry;
     assert_int_equal(parse("{\"a\": true, \"b\": -3, \"c\": 1e-5, \"d\": \"x\", \"none\": null,"
-                           "\"list\": [1, 2.5, 3], \"ints\": [4, 5], \"names\": [\"s6\", \"s4d\"], \"empty\": [],"
+                           "\"list\": [1, 2.5, 3], \"ints\": [4, 5], \"names\": [\"s6\", \"s4d\"],"
+                           "\"empty\": [],"
                            "\"mixed\": [1, \"x\"], \"rope\": {\"theta\": 5, \"deep\": {\"er\": 1.5}},"
                            "\"tokenizer\": \"not ours\", \"sluice.type\": \"f64\"}", &meta, &err), SL_OK);
     assert_int_equal(sl_meta_find(&meta, "a")->type, SL_META_BOOL);
@@ -162,8 +163,10 @@ static void config_refuses_depth(void **state) {
 
 static void utf8(void **state) {
     (void)state;
-    static const char *const good[] = { "", "a", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x92\xa7", "\xed\x9f\xbf", "\xf4\x8f\xbf\xbf" };
-    static const char *const bad[] = { "\x80", "\xc3", "\xc0\xaf", "\xe0\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80",
+    static const char *const good[] = { "", "a", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x92\xa7",
+                                        "\xed\x9f\xbf", "\xf4\x8f\xbf\xbf" };
+    static const char *const bad[] = { "\x80", "\xc3", "\xc0\xaf", "\xe0\x80\x80", "\xed\xa0\x80",
+                                       "\xf4\x90\x80\x80", "\xf5\x80\x80\x80",
                                        "\xe2\x82", "\xf0\x9f\x92", "a\xff" };
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) assert_true(sl_file_utf8(good[i], strlen(good[i])));
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_false(sl_file_utf8(bad[i], strlen(bad[i])));

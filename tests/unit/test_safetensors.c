@@ -65,7 +65,8 @@ static void refuses(void **state) {
         { T(F32("[1]", "[0]")), 4, "expected dtype, shape and two data_offsets" },
         { T(F32("[1]", "[0, 4, 4]")), 4, "too long" },
         { T(F32("[1,1,1,1,1,1,1,1,1]", "[0, 4]")), 4, "too long" },
-        { T("\"dtype\": \"F64\", \"shape\": [1], \"data_offsets\": [0, 8]"), 8, "dtype is F64, expected F32, F16 or BF16" },
+        { T("\"dtype\": \"F64\", \"shape\": [1], \"data_offsets\": [0, 8]"), 8,
+          "dtype is F64, expected F32, F16 or BF16" },
         { T("\"dtype\": 1, \"shape\": [1], \"data_offsets\": [0, 8]"), 8, "a text in quotes" },
         { T(F32("[1]", "[0, 4]") ", \"x\": 1"), 4, "field x is unknown" },
         { T(F32("[1]", "[0, 4]") ", \"shape\": [1]"), 4, "field shape is there twice" },
@@ -82,7 +83,8 @@ static void refuses(void **state) {
         { T(F32("[1]", "[0, 4]")), 8, "the tensors end before" },
         { "{\"a\": {" F32("[1]", "[0, 4]") "}, \"b\": {" F32("[1]", "[0, 4]") "}}", 4, "ranges overlap" },
         { "{\"a\": {" F32("[2]", "[0, 8]") "}, \"b\": {" F32("[1]", "[4, 8]") "}}", 8, "ranges overlap" },
-        { "{\"a\": {" F32("[1]", "[0, 4]") "}, \"\\u0061\": {" F32("[1]", "[4, 8]") "}}", 8, "tensor a is there twice" },
+        { "{\"a\": {" F32("[1]", "[0, 4]") "}, \"\\u0061\": {" F32("[1]", "[4, 8]") "}}", 8,
+          "tensor a is there twice" },
         { "{\"__metadata__\": {}, \"__metadata__\": {}}", 0, "__metadata__ is there twice" },
         { "{\"__metadata__\": {\"a\": \"\", \"a\": \"\"}}", 0, "key a twice" },
         { "{\"__metadata__\": {\"a\": 1}}", 0, "a text in quotes" },
@@ -101,8 +103,10 @@ static void refuses(void **state) {
         sl_safetensors st;
         sl_error err;
         char *own;
-        if (parse(cases[i].json, cases[i].data, &st, &own, &err) == SL_OK) fail_msg("accepted: %s", cases[i].json);
-        if (!strstr(err.text, cases[i].text)) fail_msg("%s: \"%s\" does not hold \"%s\"", cases[i].json, err.text, cases[i].text);
+        if (parse(cases[i].json, cases[i].data, &st, &own, &err) == SL_OK)
+            fail_msg("accepted: %s", cases[i].json);
+        if (!strstr(err.text, cases[i].text))
+            fail_msg("%s: \"%s\" does not hold \"%s\"", cases[i].json, err.text, cases[i].text);
         sl_safetensors_close(&st);
         free(own);
     }
@@ -118,7 +122,8 @@ static void many_tensors(void **state) {
     sl_error err;
     json[0] = '{';
     for (int i = 0; i < N; i++)
-        n += (size_t)sprintf(json + n, "%s\"t%d\":{\"dtype\":\"F16\",\"shape\":[1],\"data_offsets\":[%d,%d]}", i ? "," : "", i,
+        n += (size_t)sprintf(json + n, "%s\"t%d\":{\"dtype\":\"F16\",\"shape\":[1],\"data_offsets\":[%d,%d]}",
+                             i ? "," : "", i,
                              2 * i, 2 * i + 2);
     strcpy(json + n, "}");
     double start = sl_os_seconds();
