@@ -41,6 +41,7 @@ typedef struct sl_bench_row {
     uint64_t peak_rss_bytes;
     /* the caller's */
     double read_gbps, matmul_tflops; /* probes */
+    double load;            /* of the machine before the first row */
     double ratio;           /* to the same row of the baseline; NAN: none */
 } sl_bench_row;
 

@@ -97,6 +97,7 @@ static size_t row_values(const sl_bench_row *row, value *v) {
         { "time_to_first_token", REAL, NULL, 0, row->first_seconds },
         { "ratio_to_baseline", REAL, NULL, 0, row->ratio },
         { "route_threshold", REAL, NULL, 0, (double)c->tau },
+        { "load_average", REAL, NULL, 0, row->load },
         { "cpu", TEXT, sl_cpu_features_name(sl_cpu_features_allowed(&bad)), 0, 0 },
         { "version", TEXT, sl_version(), 0, 0 },
     };

@@ -35,6 +35,7 @@ typedef struct bench {
     sl_bench_model models[MAX_MODELS];
     size_t n_model;                   /* the baseline is the last of them */
     bool has_baseline;
+    double load;                      /* of the machine, before the first row */
     probes probes[64];                /* [threads.n] */
     sl_bench_row *rows;
     size_t n_row, cap_row;
@@ -172,6 +173,7 @@ static sl_status measure(bench *b, size_t model, const sl_bench_config *c, const
     if (!fits(m, c)) return SL_OK;
     SL_TRY(sl_bench_measure(m, c, other_bytes(b, model), row, err));
     row->read_gbps = p->read.median;
+    row->load = b->load;
     row->matmul_tflops = p->matmul[type_of(m)].median;
     if (baseline) row->ratio = row->median / baseline->median;
     *measured = row->n_repeat > 0 && !sl_interrupted();
@@ -219,9 +221,20 @@ static sl_status run_depths(bench *b, sl_bench_config c, const probes *p, sl_err
     return SL_OK;
 }
 
+/* Numbers of a busy machine say little; who reads them later should know. */
+static void print_load(bench *b) {
+    char line[160];
+    b->load = sl_os_load();
+    if (b->load < 0.5) return;
+    int n = snprintf(line, sizeof line, "load %.1f on %zu processors: other programs are running, speeds will vary\n",
+                     b->load, sl_os_processors());
+    sl_out(line, (size_t)n);
+}
+
 static sl_status run_rows(bench *b, sl_error *err) {
     sl_bench_config c = { .n_batch = (size_t)b->n_batch, .tau = (float)b->route_threshold };
     c.max_seconds = b->given_repeats ? 0 : 8;
+    print_load(b);
     for (size_t t = 0; t < b->threads.n; t++)
         SL_TRY(run_probes(b, &b->probes[t], (size_t)b->threads.v[t], err));
     sl_bench_table_head();

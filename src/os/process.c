@@ -24,6 +24,11 @@ uint64_t sl_os_memory_free(void) {
     return bytes;
 }
 
+double sl_os_load(void) {
+    double load;
+    return getloadavg(&load, 1) == 1 ? load : -1;
+}
+
 void sl_os_pin_thread(size_t i) {
     cpu_set_t all, one;
     if (sched_getaffinity(0, sizeof all, &all)) return;
