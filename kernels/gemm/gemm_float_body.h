@@ -15,8 +15,9 @@ SL_INLINE vf load_weights(int type, const char *row, size_t i, size_t n) {
                                                                            : v_load_bf16_n(half + i, n);
 }
 
-SL_INLINE void add_products(int type, const char *const *row, const float *const *x, size_t i, size_t n, size_t n_row,
-                            size_t n_tok, vf *sum) {
+/* Adds the products of n elements from i on. */
+SL_INLINE void add_products(int type, const char *const *row, const float *const *x, size_t i, size_t n,
+                            size_t n_row, size_t n_tok, vf *sum) {
     vf input[4];
 #pragma GCC unroll 4
     for (size_t t = 0; t < n_tok; t++) input[t] = v_load_n(x[t] + i, n);

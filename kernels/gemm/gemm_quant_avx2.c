@@ -6,9 +6,9 @@
  * elements of four rows in each half; one addition across halves completes the block for all 8 rows, and
  * lane r of a token's accumulator is row r.
  *
- * maddubs multiplies unsigned by signed bytes and adds pairs into int16. q4 is offset by 8 (the sums start from 8
- * times minus the sum of the inputs, which activation rows carry), and four pairs of at most 15 * 127 * 2 fit;
- * q8 moves the sign of the weights to the inputs and widens each pair (127 * 127 * 2). */
+ * maddubs multiplies unsigned by signed bytes and adds pairs into int16. q4 is offset by 8 (the sums start
+ * from 8 times minus the sum of the inputs, which activation rows carry), and four pairs of at most
+ * 15 * 127 * 2 fit; q8 moves the sign of the weights to the inputs and widens each pair (127 * 127 * 2). */
 #if !defined(__AVX2__) || !defined(__FMA__) || !defined(__F16C__)
 #error "compile with -mavx2 -mfma -mf16c"
 #endif
@@ -74,7 +74,8 @@ SL_INLINE __m256 add_block(bool is_q4, __m256i (*q)[4], __m256 w_scale, const ch
     const __m256i start = _mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)sums), 3);
     const __m256i a = is_q4 ? dot_q4(q[0], dword, start) : dot_q8(q[0], dword);
     const __m256i b = is_q4 ? dot_q4(q[1], dword, start) : dot_q8(q[1], dword);
-    const __m256i whole = _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+    const __m256i first = _mm256_permute2x128_si256(a, b, 0x20), second = _mm256_permute2x128_si256(a, b, 0x31);
+    const __m256i whole = _mm256_add_epi32(first, second);
     return _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), _mm256_mul_ps(w_scale, _mm256_set1_ps(x_scale)), acc);
 }
 
@@ -95,7 +96,8 @@ SL_INLINE void add_group(bool is_q4, const char *const *row, const char *const *
                 q[side][j] = _mm256_and_si256(b ? _mm256_srli_epi16(turned[side][j], 4) : turned[side][j], low);
             }
         }
-        const __m256 w_scale = _mm256_cvtph_ps(b ? _mm_unpackhi_epi64(s[0], s[1]) : _mm_unpacklo_epi64(s[0], s[1]));
+        const __m128i halves = b ? _mm_unpackhi_epi64(s[0], s[1]) : _mm_unpacklo_epi64(s[0], s[1]);
+        const __m256 w_scale = _mm256_cvtph_ps(halves);
 #pragma GCC unroll 4
         for (size_t t = 0; t < n_tok; t++) {
             const float *x_scale = (const float *)(x[t] + 128 * n_group) + 2 * g + b;

@@ -50,7 +50,8 @@ SL_INLINE __m512i dot_bytes(bool is_q4, const __m512i *q, const __m512i *x, __m5
     }
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-        const __m512i signed_x = _mm512_mask_sub_epi8(x[j], _mm512_movepi8_mask(q[j]), _mm512_setzero_si512(), x[j]);
+        const __mmask64 negative = _mm512_movepi8_mask(q[j]);
+        const __m512i signed_x = _mm512_mask_sub_epi8(x[j], negative, _mm512_setzero_si512(), x[j]);
         const __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(q[j]), signed_x);
         sums = _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, ones));
     }
@@ -110,7 +111,8 @@ SL_INLINE void load_q8(const char *const *row, size_t step, bool is_half, weight
 
 /* The four (or two) f16 scales of a step for four rows, by blocks: first takes block 0 of rows 0 .. 3, then
  * block 1; second takes blocks 2 and 3. */
-SL_INLINE void load_scales(const char *const *row, size_t offset, bool is_half, __m128i *first, __m128i *second) {
+SL_INLINE void load_scales(const char *const *row, size_t offset, bool is_half, __m128i *first,
+                           __m128i *second) {
     __m128i s[4];
 #pragma GCC unroll 4
     for (int r = 0; r < 4; r++) {
@@ -125,7 +127,8 @@ SL_INLINE __m512 widen(__m128i rows_0_3, __m128i rows_4_7) {
     return _mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(rows_0_3), rows_4_7, 1));
 }
 
-SL_INLINE void load_weights(bool is_q4, const char *const *row, size_t n_group, size_t step, bool is_half, weights *w) {
+SL_INLINE void load_weights(bool is_q4, const char *const *row, size_t n_group, size_t step, bool is_half,
+                            weights *w) {
     const size_t offset = (is_q4 ? 32 : 64) * n_group + 8 * step;
     __m128i a01, a23, b01, b23;
     load_scales(row, offset, is_half, &a01, &a23);
@@ -148,10 +151,10 @@ SL_INLINE __m512i select_unit(bool is_q4, int unit, __m512i first, __m512i secon
 }
 
 /* Adds one unit of one token. scales: the step's four input scales, repeated. */
-SL_INLINE __m512 add_unit(bool is_q4, int unit, const weights *w, __m512i x, __m512i sums, __m512 scales, __m512 acc) {
-    const int first = is_q4 ? unit : 2 * unit, second = is_q4 ? unit + 2 : 2 * unit + 1; /* blocks of the step */
-    const __m512i order = _mm512_setr_epi32(first, first, first, first, second, second, second, second, first, first,
-                                            first, first, second, second, second, second);
+SL_INLINE __m512 add_unit(bool is_q4, int unit, const weights *w, __m512i x, __m512i sums, __m512 scales,
+                          __m512 acc) {
+    const int a0 = is_q4 ? unit : 2 * unit, a1 = is_q4 ? unit + 2 : 2 * unit + 1; /* blocks of the step */
+    const __m512i order = _mm512_setr_epi32(a0, a0, a0, a0, a1, a1, a1, a1, a0, a0, a0, a0, a1, a1, a1, a1);
     const int bits = is_q4 ? 3 : Q8_OFFSET_BITS;
     const __m512i start = bits ? _mm512_slli_epi32(sums, (unsigned)bits) : _mm512_setzero_si512();
     const __m512i dword[4] = { _mm512_shuffle_epi32(x, 0x00), _mm512_shuffle_epi32(x, 0x55),
@@ -174,12 +177,13 @@ SL_INLINE void add_step(bool is_q4, const char *const *row, const char *const *x
         const __m512i none = _mm512_setzero_si512();
         const __m512i q0 = _mm512_loadu_si512(q), q1 = is_half ? none : _mm512_loadu_si512(q + 64);
         const __m512i s0 = _mm512_loadu_si512(sums), s1 = is_half ? none : _mm512_loadu_si512(sums + 64);
-        const __m128i packed = is_half ? _mm_loadl_epi64((const __m128i *)scales) : _mm_loadu_si128((const __m128i *)scales);
+        const __m128i *four = (const __m128i *)scales;
+        const __m128i packed = is_half ? _mm_loadl_epi64(four) : _mm_loadu_si128(four);
         const __m512 xs = _mm512_castsi512_ps(_mm512_broadcast_i32x4(packed));
 #pragma GCC unroll 2
         for (int unit = 0; unit < 2; unit++) {
-            acc[t] = add_unit(is_q4, unit, &w, select_unit(is_q4, unit, q0, q1), select_unit(is_q4, unit, s0, s1), xs,
-                              acc[t]);
+            const __m512i in = select_unit(is_q4, unit, q0, q1), start = select_unit(is_q4, unit, s0, s1);
+            acc[t] = add_unit(is_q4, unit, &w, in, start, xs, acc[t]);
         }
     }
 }

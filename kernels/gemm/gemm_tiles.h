@@ -1,9 +1,9 @@
 /* The walk of a matrix product over its tiles, shared by the vector variants.
  *
- * A tile function computes a block of rows for 1, 2, 4 or 8 tokens. Each output has its own accumulator lanes and
- * the same chain of operations in every tile, so the cut into tiles never shows in the bits. Rows go outside,
- * tokens inside: a block of rows is read from memory once and stays in the first cache for the other tokens;
- * tokens are taken in blocks of 64 so that they stay in the second. */
+ * A tile function computes a block of rows for 1, 2, 4 or 8 tokens. Each output has its own accumulator
+ * lanes and the same chain of operations in every tile, so the cut into tiles never shows in the bits. Rows go
+ * outside, tokens inside: a block of rows is read from memory once and stays in the first cache for the other
+ * tokens; tokens are taken in blocks of 64 so that they stay in the second. */
 #ifndef SL_KERNELS_GEMM_TILES_H
 #define SL_KERNELS_GEMM_TILES_H
 
@@ -27,7 +27,8 @@ typedef struct operands {
  * address order one tile ahead 68, 32 KiB ahead 90, 64 KiB and again 32 KiB ahead 99; into the first cache 50;
  * q8 reaches 70, and 87 with two or four tokens. Addresses past the end of the weights are harmless. */
 enum { FETCH_FAR = 65536, FETCH_NEAR = 32768, CACHE_LINE = 64 };
-static inline __attribute__((always_inline)) void fetch_ahead(const operands *o, size_t offset, size_t n_bytes) {
+static inline __attribute__((always_inline)) void fetch_ahead(const operands *o, size_t offset,
+                                                              size_t n_bytes) {
     if (!o->is_first) return;
     const uintptr_t place = (uintptr_t)o->w + offset;
     for (size_t i = 0; i < n_bytes; i += CACHE_LINE) {
@@ -56,7 +57,8 @@ static inline void walk_tokens(const operands *block, size_t n_row, size_t n_tok
     }
 }
 
-static inline void walk_tiles(const operands *whole, size_t n_row, size_t n_tok, size_t block_rows, const tile_set *set) {
+static inline void walk_tiles(const operands *whole, size_t n_row, size_t n_tok, size_t block_rows,
+                              const tile_set *set) {
     for (size_t t = 0; t < n_tok; t += TOKENS_PER_BLOCK) {
         for (size_t r = 0; r < n_row; r += block_rows) {
             operands o = *whole;

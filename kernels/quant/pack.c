@@ -103,7 +103,8 @@ static void pack_q4(const float *x, size_t n, void *row) {
         int8_t q[2][SL_BLOCK];
         for (size_t half = 0; half < 2; half++) {
             const size_t block = 2 * g + half, first = block * SL_BLOCK < n ? block * SL_BLOCK : n;
-            scales[block] = pack_block(x + first, n - first < SL_BLOCK ? n - first : SL_BLOCK, &code_q4, q[half]);
+            const size_t width = n - first < SL_BLOCK ? n - first : SL_BLOCK;
+            scales[block] = pack_block(x + first, width, &code_q4, q[half]);
         }
         for (size_t j = 0; j < SL_BLOCK; j++) out[j] = (uint8_t)((q[0][j] + 8) | (q[1][j] + 8) << 4);
     }

@@ -12,7 +12,8 @@
 
 typedef struct shape { size_t n_row, n_tok, k; bool wide_strides; int kind; } shape;
 
-enum { KIND_EQUAL = CHECK_N_KIND, N_KIND }; /* all weights 1000, all inputs -1000: every partial sum is at its limit */
+/* all weights 1000, all inputs -1000: every partial sum is at its limit */
+enum { KIND_EQUAL = CHECK_N_KIND, N_KIND };
 
 /* One case in memory. */
 typedef struct product {
@@ -101,7 +102,8 @@ static void check_value(check *c, const product *p, size_t r, size_t t) {
 /* Rows r .. r + n_row of tokens t .. t + n_tok, computed alone, have the bits they have in the whole. */
 static void check_part(check *c, const product *p, size_t r, size_t n_row, size_t t, size_t n_tok) {
     float *y = check_buffer(c, n_row * n_tok * sizeof *y);
-    p->gemm(p->w + r * p->w_stride, p->w_stride, p->x + t * p->x_stride, p->x_stride, y, n_row, n_row, n_tok, p->s.k);
+    p->gemm(p->w + r * p->w_stride, p->w_stride, p->x + t * p->x_stride, p->x_stride, y, n_row, n_row, n_tok,
+            p->s.k);
     for (size_t i = 0; i < n_tok; i++) {
         if (!check_same(c, "part", y + i * n_row, p->y + (t + i) * p->y_stride + r, n_row * sizeof *y)) return;
     }
@@ -141,7 +143,8 @@ static void check_gemm(check *c, sl_type type, sl_gemm_fn gemm) {
                                     { 9, 3, 5632, false, CHECK_LARGE } };
     for (size_t k = 1; k <= 131; k++) {
         for (int kind = 0; kind < N_KIND; kind++) {
-            check_product(c, type, gemm, (shape){ 1 + check_index(c, 9), 1 + check_index(c, 5), k, k % 2 == 0, kind });
+            const size_t n_row = 1 + check_index(c, 9), n_tok = 1 + check_index(c, 5);
+            check_product(c, type, gemm, (shape){ n_row, n_tok, k, k % 2 == 0, kind });
         }
     }
     for (size_t n_row = 1; n_row <= 17; n_row++) {
@@ -166,15 +169,20 @@ void check_gemm_q4(check *c) { check_gemm(c, SL_Q4, c->test->gemm_q4); }
 enum { BENCH_K = 2048, BENCH_TOKENS = 64, BENCH_PARTS = 16 };
 static const uint64_t bench_memory_bytes = 96u << 20; /* more than any cache the threads may count on */
 
-typedef struct bench { sl_gemm_fn gemm; unsigned char *w, *x; float *y; size_t n_row, row_bytes, x_stride; } bench;
+typedef struct bench {
+    sl_gemm_fn gemm;
+    unsigned char *w, *x;
+    float *y;
+    size_t n_row, row_bytes, x_stride;
+} bench;
 
 /* Rows split between the threads as the backend does it. */
 static void run_split(const bench *b, size_t n_tok) {
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < BENCH_PARTS; i++) {
         const size_t part = b->n_row / BENCH_PARTS;
-        b->gemm(b->w + i * part * b->row_bytes, b->row_bytes, b->x, b->x_stride, b->y + i * part, b->n_row, part, n_tok,
-                BENCH_K);
+        const unsigned char *w = b->w + i * part * b->row_bytes;
+        b->gemm(w, b->row_bytes, b->x, b->x_stride, b->y + i * part, b->n_row, part, n_tok, BENCH_K);
     }
 }
 
@@ -268,7 +276,8 @@ void mutant_gemm_f32_drop_last(GEMM_ARGS) {
 
 /* The tail is read in whole fours, past the row's end. */
 void mutant_gemm_f32_over_read(GEMM_ARGS) {
-    sl_kernels_select(0).gemm_f32(w, w_stride_bytes, x, x_stride_bytes, y, y_stride, n_row, n_tok, (k + 3) / 4 * 4);
+    k = (k + 3) / 4 * 4;
+    sl_kernels_select(0).gemm_f32(w, w_stride_bytes, x, x_stride_bytes, y, y_stride, n_row, n_tok, k);
 }
 
 /* Sums of several tokens take another order than that of one. */
@@ -288,7 +297,8 @@ void mutant_gemm_f16_rows(GEMM_ARGS) {
 
 /* A token too many. */
 void mutant_gemm_q8_tokens(GEMM_ARGS) {
-    sl_kernels_select(0).gemm_q8(w, w_stride_bytes, x, x_stride_bytes, y, y_stride, n_row, (n_tok + 1) / 2 * 2, k);
+    n_tok = (n_tok + 1) / 2 * 2;
+    sl_kernels_select(0).gemm_q8(w, w_stride_bytes, x, x_stride_bytes, y, y_stride, n_row, n_tok, k);
 }
 
 /* The sign of the weights is lost. */

@@ -18,8 +18,8 @@ static size_t size_at(size_t i) {
 
 /* ---- activations -------------------------------------------------------------------------------- */
 
-/* The properties types.h states, from the input alone: |x - q scale| <= scale / 2 (and rounding), the block's
- * largest value at +-127, sums, zeros behind. */
+/* The properties types.h states, from the input alone: |x - q scale| <= scale / 2 (and rounding), sums, zeros
+ * behind. */
 static void check_act_row(check *c, const float *x, size_t n, const unsigned char *row) {
     const int8_t *q = (const int8_t *)row;
     const int32_t *sums = (const int32_t *)(row + sl_act_sums_offset(n));
@@ -27,7 +27,7 @@ static void check_act_row(check *c, const float *x, size_t n, const unsigned cha
     for (size_t i = 0; i < SL_GROUP * sl_groups(n); i++) {
         const double scale = scales[i / SL_BLOCK], value = i < n ? x[i] : 0;
         if (scale > 0) check_near(c, "q * scale", i, q[i] * scale, value, scale * (0.5 + 1e-4));
-        else if (q[i] != 0 || fabs(value) > 127.1e-30) check_fail(c, "q[%zu] is %d, x %g, scale 0", i, q[i], value);
+        else if (q[i] != 0 || fabs(value) > 127.1e-30) check_fail(c, "q[%zu] is %d of %g", i, q[i], value);
     }
     for (size_t i = 0; i < 16 * sl_groups(n); i++) {
         int32_t sum = 0;
@@ -90,7 +90,8 @@ static void check_packed(check *c, sl_type type, size_t n) {
     expand_of(c->test, type)(row, n, y);
     for (size_t i = 0; i < n; i++) {
         double max = 0;
-        for (size_t j = i / SL_BLOCK * SL_BLOCK; j < n && j / SL_BLOCK == i / SL_BLOCK; j++) max = fmax(max, fabs(x[j]));
+        const size_t first = i / SL_BLOCK * SL_BLOCK;
+        for (size_t j = first; j < n && j < first + SL_BLOCK; j++) max = fmax(max, fabs(x[j]));
         check_near(c, "y", i, y[i], x[i], packed_error(type, x[i], max));
     }
     check_end(c);

@@ -24,7 +24,11 @@ static const family families[] = {
 };
 
 /* A kernel and how to put it into the table. */
-typedef struct variant { const char *member, *name; unsigned features; void (*set)(sl_kernels *table); } variant;
+typedef struct variant {
+    const char *member, *name;
+    unsigned features;
+    void (*set)(sl_kernels *table);
+} variant;
 #define SL_KERNEL(member, isa, function)                                                                     \
     static void set_##function(sl_kernels *table) { table->member = function; }
 #include "kernels/kernels.def"

@@ -32,7 +32,8 @@ void *check_buffer(check *c, size_t n_bytes) {
 
 void check_seal(check *c, const void *data) {
     for (size_t i = 0; i < n_buffer; i++) {
-        if (buffers[i].data == data && mprotect(buffers[i].pages, buffers[i].n_pages_bytes, PROT_READ) == 0) return;
+        const struct buffer *b = &buffers[i];
+        if (b->data == data && mprotect(b->pages, b->n_pages_bytes, PROT_READ) == 0) return;
     }
     check_fail(c, "check_seal: not a buffer");
 }
