@@ -112,7 +112,7 @@ class Text(Case):
         plain = ["-m", model(bos_token_id=None), *LONG]
         self.assertEqual(text_of(*plain), text_of(*plain, "--tokens", "0"))
         self.assertEqual(text_of(*plain, "-p", "on"), text_of(*plain, "--tokens", "265"))
-        bare = ["-m", model(bos_token_id=None, eos_token_id=None), *LONG]
+        bare = ["-m", model(bos_token_id=None, eos_token_id=None, template=None), *LONG]
         self.assert_error(sluice("generate", *bare), 1, "empty")
 
     def test_token_ids(self):
