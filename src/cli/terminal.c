@@ -120,7 +120,8 @@ static void open_editor(sl_lines *lines) {
     el_set(lines->edit, EL_PROMPT, prompt);
     el_set(lines->edit, EL_EDITOR, "emacs");
     el_set(lines->edit, EL_GETCFN, read_character);
-    el_set(lines->edit, EL_ADDFN, "sluice-complete", "complete a command", complete);
+    /* Wide, since el_set makes copies of the two names that nobody frees. */
+    el_wset(lines->edit, EL_ADDFN, L"sluice-complete", L"complete a command", complete);
     el_set(lines->edit, EL_BIND, "^I", "sluice-complete", NULL);
     el_set(lines->edit, EL_BIND, "^R", "em-inc-search-prev", NULL);
     open_history(lines);
