@@ -1,8 +1,10 @@
 /* The CPU backend: memory of a device, and passes. The only file with OpenMP: one parallel region per pass,
- * a barrier after each node. */
+ * and a barrier after each node. */
 #include <omp.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <threads.h>
 
 #include "backend/cpu.h"
 #include "base/mem.h"
@@ -166,15 +168,38 @@ static void cpu_copy(sl_device *device, size_t src, size_t dst, uint64_t n_pos) 
 
 /* ---- passes ------------------------------------------------------------------------------------- */
 
+#if defined(__x86_64__) || defined(__i386__)
+#define PAUSE() __builtin_ia32_pause()
+#else
+#define PAUSE() ((void)0)
+#endif
+
+/* OpenMP's own barrier spins for milliseconds when a thread has lost its processor to another program, which
+ * made decoding a hundred times slower on a busy machine. This one spins for as long as a barrier takes on a
+ * quiet one (some ten microseconds) and then lets others run. */
+struct sl_barrier { atomic_size_t arrived, round; };
+static void meet(struct sl_barrier *b, size_t n_thread) {
+    enum { SPINS = 1000 };
+    size_t round = atomic_load_explicit(&b->round, memory_order_acquire);
+    if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) + 1 == n_thread) {
+        atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&b->round, round + 1, memory_order_release);
+        return;
+    }
+    for (size_t i = 0; atomic_load_explicit(&b->round, memory_order_acquire) == round; i++)
+        if (i < SPINS) PAUSE();
+        else thrd_yield();
+}
+
 /* Every thread walks all nodes; the row count of a router's domain is settled before any thread passes the
  * barrier behind the node that splits it. */
-static void run_nodes(sl_pass *pass, size_t thread) {
+static void run_nodes(const sl_pass *pass, size_t thread) {
     for (size_t i = 0; i < pass->graph->n_node; i++) {
         const sl_node *node = &pass->graph->nodes[i];
         if (!pass->device->domains[node->domain].n) continue;
         if (!thread) sl_cpu_count(pass, node);
         sl_cpu_nodes[node->op](pass, node, thread);
-#pragma omp barrier
+        meet(pass->barrier, pass->n_thread);
     }
 }
 
@@ -186,15 +211,15 @@ static size_t threads_for(const sl_device *device, size_t n_tok) {
 }
 
 static void cpu_execute(sl_device *device, const sl_batch *batch) {
-    sl_pass pass = { device, device->graph, &device->kernels, batch, device->n_thread };
+    struct sl_barrier barrier = { 0, 0 };
     device->domains[SL_ALL].n = batch->n_tok;
     device->domains[SL_OUTPUTS].n = batch->n_out;
     memcpy(device->domains[SL_OUTPUTS].index, batch->out_rows, batch->n_out * sizeof *batch->out_rows);
     device->counters.passes++;
 #pragma omp parallel num_threads((int)threads_for(device, batch->n_tok))
     {
-#pragma omp single
-        pass.n_thread = (size_t)omp_get_num_threads(); /* may be fewer than asked for */
+        /* The system may give fewer threads than asked for. */
+        const sl_pass pass = { device, device->graph, &device->kernels, batch, (size_t)omp_get_num_threads(), &barrier };
         run_nodes(&pass, (size_t)omp_get_thread_num());
     }
 }

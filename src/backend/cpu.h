@@ -39,6 +39,7 @@ typedef struct sl_pass {
     const sl_kernels *kernels;
     const sl_batch *batch;
     size_t n_thread;
+    struct sl_barrier *barrier; /* shared by the threads; the rest is each thread's copy */
 } sl_pass;
 
 /* Splits 0 .. n-1 into consecutive shares whose borders are multiples of unit. */
