@@ -190,7 +190,8 @@ static sl_status check_beginning(const sl_journal *journal, const char *path, sl
     int first = file ? fgetc(file) : '{';
     if (file) fclose(file);
     if (first == '{') return SL_OK;
-    return sl_fail(err, SL_E_FORMAT, "%s holds no results of batch, so it is not continued", sl_name(path, &buf));
+    return sl_fail(err, SL_E_FORMAT, "%s holds no results of batch, so it is not continued",
+                   sl_name(path, &buf));
 }
 
 static int by_index(const void *a, const void *b) {
@@ -203,8 +204,8 @@ static sl_status check_results(sl_journal *journal, const char *path, sl_error *
     if (journal->n) qsort(journal->done, journal->n, sizeof *journal->done, by_index);
     for (size_t i = 1; i < journal->n; i++)
         if (journal->done[i].index == journal->done[i - 1].index)
-            return sl_fail(err, SL_E_FORMAT, "%s has two results with index %llu, expected one", sl_name(path, &buf),
-                           (unsigned long long)journal->done[i].index);
+            return sl_fail(err, SL_E_FORMAT, "%s has two results with index %llu, expected one",
+                           sl_name(path, &buf), (unsigned long long)journal->done[i].index);
     return SL_OK;
 }
 

@@ -101,27 +101,31 @@ static sl_status read_message(size_t number, const json_t *value, sl_message *me
     json_t *part;
     sl_name_buf buf;
     if (!json_is_object(value))
-        return sl_fail(err, SL_E_FORMAT, "messages: found %s as message %zu, expected an object", kind_name(value), number);
+        return sl_fail(err, SL_E_FORMAT, "messages: found %s as message %zu, expected an object",
+                       kind_name(value), number);
     json_object_foreach((json_t *)value, key, part) {
         if (strcmp(key, "role") && strcmp(key, "content"))
-            return sl_fail(err, SL_E_FORMAT, "messages: unknown field \"%s\" in message %zu, expected role and content",
+            return sl_fail(err, SL_E_FORMAT,
+                           "messages: unknown field \"%s\" in message %zu, expected role and content",
                            sl_name(key, &buf), number);
         if (!json_is_string(part))
-            return sl_fail(err, SL_E_FORMAT, "messages: found %s as %s of message %zu, expected a text", kind_name(part),
-                           key, number);
+            return sl_fail(err, SL_E_FORMAT, "messages: found %s as %s of message %zu, expected a text",
+                           kind_name(part), key, number);
     }
     const json_t *role = json_object_get(value, "role"), *content = json_object_get(value, "content");
     if (!role || !content)
         return sl_fail(err, SL_E_FORMAT, "messages: message %zu has no %s", number, role ? "content" : "role");
     if (!is_role(json_string_value(role), json_string_length(role)))
-        return sl_fail(err, SL_E_FORMAT, "messages: unknown role \"%s\" in message %zu, expected system, user or assistant",
+        return sl_fail(err, SL_E_FORMAT,
+                       "messages: unknown role \"%s\" in message %zu, expected system, user or assistant",
                        sl_name_escape(json_string_value(role), json_string_length(role), &buf), number);
     *message = (sl_message){ json_string_value(role), json_string_value(content), json_string_length(content) };
     return SL_OK;
 }
 
 static sl_status set_messages(sl_line *line, const field *f, sl_error *err) {
-    if (!json_is_array(f->value) || !json_array_size(f->value)) return wrong(f, "a list of one or more messages", err);
+    if (!json_is_array(f->value) || !json_array_size(f->value))
+        return wrong(f, "a list of one or more messages", err);
     line->n_message = json_array_size(f->value);
     SL_TRY(sl_alloc((void **)&line->messages, line->n_message, sizeof *line->messages, "messages", err));
     for (size_t i = 0; i < line->n_message; i++)
@@ -138,7 +142,8 @@ static sl_status set_stop(sl_line *line, const field *f, sl_error *err) {
         if (!json_is_string(text))
             return sl_fail(err, SL_E_FORMAT, "stop: found %s in the list, expected texts", kind_name(text));
         line->stops[i] = (sl_stop){ json_string_value(text), json_string_length(text) };
-        if (!line->stops[i].n) return sl_fail(err, SL_E_FORMAT, "stop: found an empty text, expected one or more bytes");
+        if (!line->stops[i].n)
+            return sl_fail(err, SL_E_FORMAT, "stop: found an empty text, expected one or more bytes");
     }
     return SL_OK;
 }
@@ -212,8 +217,8 @@ static sl_status load(sl_line *line, const char *text, size_t n, sl_span *values
         return sl_fail(err, SL_E_FORMAT, "JSON nested deeper than %d levels", SL_LINE_DEPTH);
     /* Every number becomes a double here, which refuses what is not finite and takes integers of any length;
      * the integer fields read the text. */
-    line->root = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL | JSON_DECODE_ANY | JSON_ALLOW_NUL,
-                            &why);
+    const size_t flags = JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL | JSON_DECODE_ANY | JSON_ALLOW_NUL;
+    line->root = json_loadb(text, n, flags, &why);
     if (!line->root) return sl_fail(err, SL_E_FORMAT, "not valid JSON: %s", sl_name(why.text, &buf));
     if (!json_is_object(line->root))
         return sl_fail(err, SL_E_FORMAT, "found %s, expected a JSON object", kind_name(line->root));
@@ -262,8 +267,8 @@ void sl_line_begin(sl_line *line, uint64_t index) {
     line->id = line->number;
 }
 
-sl_status sl_line_parse(sl_line *line, uint64_t index, const char *text, size_t n, const sl_line_defaults *defaults,
-                        sl_error *err) {
+sl_status sl_line_parse(sl_line *line, uint64_t index, const char *text, size_t n,
+                        const sl_line_defaults *defaults, sl_error *err) {
     sl_span values[MAX_FIELDS];
     memset(values, 0, sizeof values);
     sl_line_begin(line, index);
@@ -271,7 +276,8 @@ sl_status sl_line_parse(sl_line *line, uint64_t index, const char *text, size_t 
     line->max_token = defaults->max_token;
     SL_TRY(load(line, text, n, values, err));
     SL_TRY(read_fields(line, values, err));
-    if (line->prompt && line->messages) return sl_fail(err, SL_E_FORMAT, "found prompt and messages, expected one of them");
+    if (line->prompt && line->messages)
+        return sl_fail(err, SL_E_FORMAT, "found prompt and messages, expected one of them");
     if (!line->prompt && !line->messages) return sl_fail(err, SL_E_FORMAT, "found neither prompt nor messages");
     return SL_OK;
 }
@@ -288,17 +294,20 @@ void sl_line_release(sl_line *line) {
 
 static bool append(sl_buf *out, const char *text) { return sl_buf_append(out, text, strlen(text)); }
 
-bool sl_result_format(sl_buf *out, const sl_line *line, const void *text, size_t n_text, const char *finish_reason,
-                      uint64_t n_prompt_token, uint64_t n_completion_token, const char *error) {
+bool sl_result_format(sl_buf *out, const sl_line *line, const void *text, size_t n_text,
+                      const char *finish_reason, uint64_t n_prompt_token, uint64_t n_completion_token,
+                      const char *error) {
     char middle[192];
     bool good = append(out, "{\"id\": ") && sl_json_string(out, line->id, line->n_id);
     snprintf(middle, sizeof middle, ", \"index\": %" PRIu64 ", \"text\": ", line->index);
     good = good && append(out, middle) && sl_json_string(out, text, n_text);
     snprintf(middle, sizeof middle,
-             ", \"finish_reason\": \"%s\", \"usage\": {\"prompt_tokens\": %" PRIu64 ", \"completion_tokens\": %" PRIu64 "}",
+             ", \"finish_reason\": \"%s\", \"usage\": {\"prompt_tokens\": %" PRIu64
+             ", \"completion_tokens\": %" PRIu64 "}",
              finish_reason, n_prompt_token, n_completion_token);
     good = good && append(out, middle) && append(out, ", \"metadata\": ");
-    good = good && (line->metadata.n ? sl_buf_append(out, line->metadata.data, line->metadata.n) : append(out, "null"));
+    if (line->metadata.n) good = good && sl_buf_append(out, line->metadata.data, line->metadata.n);
+    else good = good && append(out, "null");
     if (error) good = good && append(out, ", \"error\": ") && sl_json_string(out, error, strlen(error));
     return good && append(out, "}\n");
 }

@@ -38,14 +38,16 @@ typedef struct sl_line {
 
 /* Parses text [n] of line `index`. On failure id and metadata are set as far as they could be read, and the
  * error does not name the line. The line must be released in either case; it keeps nothing of text. */
-sl_status sl_line_parse(sl_line *line, uint64_t index, const char *text, size_t n, const sl_line_defaults *defaults,
-                        sl_error *err);
+sl_status sl_line_parse(sl_line *line, uint64_t index, const char *text, size_t n,
+                        const sl_line_defaults *defaults, sl_error *err);
 /* Only index and default id, for a line that is not there to be parsed. */
 void sl_line_begin(sl_line *line, uint64_t index);
 void sl_line_release(sl_line *line);
 
-/* Appends the line of the result, newline included. text [n_text] may hold any bytes. error NULL: a good line. */
-bool sl_result_format(sl_buf *out, const sl_line *line, const void *text, size_t n_text, const char *finish_reason,
-                      uint64_t n_prompt_token, uint64_t n_completion_token, const char *error);
+/* Appends the line of the result, newline included. text [n_text] may hold any bytes. error NULL: a good
+ * line. */
+bool sl_result_format(sl_buf *out, const sl_line *line, const void *text, size_t n_text,
+                      const char *finish_reason, uint64_t n_prompt_token, uint64_t n_completion_token,
+                      const char *error);
 
 #endif

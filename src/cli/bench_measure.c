@@ -18,14 +18,15 @@ static const double depth_seconds = 5; /* a depth that takes longer is made up *
 /* ---- what is fed --------------------------------------------------------------------------------- */
 
 static const char story[] =
-    "Once upon a time a miller lived beside a slow brown river with his daughter and a grey cat. Every morning the "
-    "girl carried a basket of bread over the wooden bridge to the market, and every evening she came home with a "
-    "story. One day she found a small brass key in the grass. \"What does it open?\" she asked. The miller did not "
-    "know, and the cat only yawned. So she tried the church door, the baker's cupboard and the old chest in the "
-    "tower, but the key was too small for all of them. In the end she sat down under the willow tree and laughed. "
-    "\"Perhaps it opens nothing,\" she said, \"and I have had a whole day of walking for it.\" Then she saw a tiny "
-    "lock in the bark, no larger than a fingernail. The key turned without a sound, and behind the little door there "
-    "was a room full of light, with a table, two chairs, and a kettle that had just begun to sing.\n";
+    "Once upon a time a miller lived beside a slow brown river with his daughter and a grey cat. Every "
+    "morning the girl carried a basket of bread over the wooden bridge to the market, and every "
+    "evening she came home with a story. One day she found a small brass key in the grass. \"What does "
+    "it open?\" she asked. The miller did not know, and the cat only yawned. So she tried the church "
+    "door, the baker's cupboard and the old chest in the tower, but the key was too small for all of "
+    "them. In the end she sat down under the willow tree and laughed. \"Perhaps it opens nothing,\" "
+    "she said, \"and I have had a whole day of walking for it.\" Then she saw a tiny lock in the bark, "
+    "no larger than a fingernail. The key turned without a sound, and behind the little door there was "
+    "a room full of light, with a table, two chairs, and a kettle that had just begun to sing.\n";
 
 static sl_status fill_from_text(sl_bench_model *m, sl_error *err) {
     size_t n = 0;
@@ -175,7 +176,8 @@ static void fill_row(bench *b, double *rates, double *firsts, sl_bench_row *row)
     row->first_seconds = median(firsts, row->n_repeat);
     row->bytes_per_token = (double)(counted->weight_bytes + counted->state_bytes + counted->kv_bytes) / n_token;
     row->flops_per_token = (double)counted->flops / n_token;
-    row->deep_share = counted->routed_tokens ? (double)counted->deep_tokens / (double)counted->routed_tokens : (double)NAN;
+    row->deep_share = (double)NAN;
+    if (counted->routed_tokens) row->deep_share = (double)counted->deep_tokens / (double)counted->routed_tokens;
     row->state_bytes = b->model->info.state_bytes * c->n_seq;
     row->kv_bytes = b->model->info.kv_token_bytes * c->n_seq * (c->depth + tokens_per_repeat(c));
     row->depth_synthetic = b->made_up;
@@ -220,7 +222,8 @@ sl_status sl_bench_measure(sl_bench_model *model, const sl_bench_config *config,
     sl_status status = open_bench(&b, err);
     if (status == SL_OK) status = reach_depth(&b, err);
     /* warm: the code paths of the row, the weights in memory, the threads awake */
-    if (status == SL_OK) status = advance(&b, config->n_prompt ? sl_min(config->n_prompt, WARM_TOKENS) : 1, err);
+    size_t n_warm = config->n_prompt ? sl_min(config->n_prompt, WARM_TOKENS) : 1;
+    if (status == SL_OK) status = advance(&b, n_warm, err);
     if (status == SL_OK) status = run_repeats(&b, row, err);
     uint64_t peak = sl_os_peak_rss();
     row->peak_rss_bytes = peak > other_bytes ? peak - other_bytes : peak;

@@ -11,6 +11,7 @@ typedef struct sl_bench_model {
     int32_t *tokens;        /* [n_token] what is fed, over and over; malloc'd */
     size_t n_token;
     bool resident;          /* its weights are in memory already */
+    double deep_option;     /* share of deep tokens asked of a preset; NAN: not asked */
 } sl_bench_model;
 
 /* info, and tokens: a text for a model with a tokenizer, so that its routers decide as they do on text, else

@@ -211,8 +211,8 @@ static bool ends_with(const char *name, const char *end) {
 /* Matrices keep activations of order 1; what is added to the residual stream stays small beside it. */
 static float matrix_scale(const char *name, size_t width) {
     if (ends_with(name, "embed.weight") || ends_with(name, "embed_tokens.weight")) return 1;
-    bool adds = ends_with(name, ".out.weight") || ends_with(name, "down.weight") || ends_with(name, "o_proj.weight") ||
-                ends_with(name, "down_proj.weight");
+    bool adds = ends_with(name, ".out.weight") || ends_with(name, "down.weight") ||
+                ends_with(name, "o_proj.weight") || ends_with(name, "down_proj.weight");
     return (adds ? 0.1f : 0.5f) / sqrtf((float)width);
 }
 
@@ -224,7 +224,7 @@ static float kept_value(const maker *m, const char *name, size_t width, uint64_t
     if (ends_with(name, "kernel.weight")) return normal(key) / sqrtf((float)width);
     if (ends_with(name, "A_log")) return logf(1 + 15 * u);
     if (ends_with(name, "dt_bias")) return logf(expm1f(1e-3f * powf(100, u))); /* steps of 1e-3 to 1e-1 */
-    if (ends_with(name, "Lambda")) return logf(expm1f(-logf(0.9f + 0.099f * u) / 4)); /* a in 0.9..0.999 at f = 1/2 */
+    if (ends_with(name, "Lambda")) return logf(expm1f(-logf(0.9f + 0.099f * u) / 4)); /* a 0.9 to 0.999 */
     if (ends_with(name, "kappa") || ends_with(name, "conv.norm.weight")) return 0.1f;
     if (ends_with(name, "omega")) return 0.5f * normal(key);
     if (ends_with(name, "bias") || ends_with(name, "gamma")) return 0;
@@ -275,5 +275,6 @@ uint64_t sl_synthetic_bytes(const sl_synthetic *synthetic) {
     uint64_t head_rows = p->attention ? 2 * (p->n_head + p->n_group) * p->head_dim : 6 * p->d;
     uint64_t layer_rows = head_rows + 3 * p->f;
     sl_type embed = sl_class_type(SL_TENSOR_EMBED, synthetic->type);
-    return p->n_layer * layer_rows * sl_row_bytes(synthetic->type, p->d) + p->n_vocab * sl_row_bytes(embed, p->d);
+    return p->n_layer * layer_rows * sl_row_bytes(synthetic->type, p->d) +
+           p->n_vocab * sl_row_bytes(embed, p->d);
 }

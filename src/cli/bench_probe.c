@@ -75,7 +75,9 @@ static sl_probe summarise(const crew *c, double amount) {
 /* Runs the work on all threads. A thread that could not be started is an error; the others are let finish. */
 static sl_status run_crew(crew *c, sl_error *err) {
     size_t n = 0;
-    while (n < c->n_thread && thrd_create(&c->workers[n].thread, run_worker, &c->workers[n]) == thrd_success) n++;
+    while (n < c->n_thread &&
+           thrd_create(&c->workers[n].thread, run_worker, &c->workers[n]) == thrd_success)
+        n++;
     if (n < c->n_thread) atomic_store(&c->arrived, SIZE_MAX / 2);
     for (size_t i = 0; i < n; i++) thrd_join(c->workers[i].thread, NULL);
     if (n == c->n_thread) return SL_OK;
@@ -154,7 +156,8 @@ static void fill_operands(const sl_kernels *kernels, sl_type type, matmul_work *
     }
 }
 
-static sl_status open_operands(crew *c, const sl_kernels *kernels, sl_type type, matmul_work *work, sl_error *err) {
+static sl_status open_operands(crew *c, const sl_kernels *kernels, sl_type type, matmul_work *work,
+                               sl_error *err) {
     bool quantised = type == SL_Q8 || type == SL_Q4;
     work->w_bytes = (size_t)sl_row_bytes(type, WIDTH);
     work->x_bytes = quantised ? sl_act_bytes(WIDTH) : WIDTH * sizeof(float);

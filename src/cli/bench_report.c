@@ -16,10 +16,10 @@ static double tflops(const sl_bench_row *row) { return 1e-12 * row->flops_per_to
 /* ---- the table ----------------------------------------------------------------------------------- */
 
 static const char table_head[] =
-    "| model                    | type |  params | test                   |  t |             t/s |   min..max      |   GB/s | "
-    "% read | TFLOP/s | % mat | MB/token | deep | state+KV MB | peak MB | ratio |\n"
-    "| ------------------------ | ---- | ------: | ---------------------- | -: | --------------: | --------------- | -----: | "
-    "-----: | ------: | ----: | -------: | ---: | ----------: | ------: | ----: |\n";
+    "| model                    | type |  params | test                   |  t |             t/s "
+    "|   min..max      |   GB/s | % read | TFLOP/s | % mat | MB/token | deep | state+KV MB | peak MB | ratio |\n"
+    "| ------------------------ | ---- | ------: | ---------------------- | -: | --------------: "
+    "| --------------- | -----: | -----: | ------: | ----: | -------: | ---: | ----------: | ------: | ----: |\n";
 
 bool sl_bench_table_head(void) { return sl_out(table_head, sizeof table_head - 1) && sl_out_flush(); }
 
@@ -42,12 +42,13 @@ bool sl_bench_table_row(const sl_bench_row *row) {
     snprintf(range, sizeof range, "%.2f..%.2f", row->min, row->max);
     test_name(row, test, sizeof test);
     int n = snprintf(line, sizeof line,
-                     "| %-24s | %-4s | %7s | %-22s | %2zu | %15.2f | %-15s | %6.2f | %6.1f | %7.3f | %5.1f | %8.2f | %4s | "
-                     "%11.2f | %7.0f | %5s |\n",
-                     sl_name(row->model->label, &name), row->model->info.type, params, test, row->config.n_thread,
-                     row->median, range, gbps(row), 100 * gbps(row) / row->read_gbps, tflops(row),
-                     100 * tflops(row) / row->matmul_tflops, 1e-6 * row->bytes_per_token, deep,
-                     1e-6 * (double)(row->state_bytes + row->kv_bytes), 1e-6 * (double)row->peak_rss_bytes, ratio);
+                     "| %-24s | %-4s | %7s | %-22s | %2zu | %15.2f | %-15s | %6.2f | %6.1f | %7.3f | %5.1f "
+                     "| %8.2f | %4s | %11.2f | %7.0f | %5s |\n",
+                     sl_name(row->model->label, &name), row->model->info.type, params, test,
+                     row->config.n_thread, row->median, range, gbps(row), 100 * gbps(row) / row->read_gbps,
+                     tflops(row), 100 * tflops(row) / row->matmul_tflops, 1e-6 * row->bytes_per_token, deep,
+                     1e-6 * (double)(row->state_bytes + row->kv_bytes), 1e-6 * (double)row->peak_rss_bytes,
+                     ratio);
     return sl_out(line, sl_min((size_t)n, sizeof line - 1)) && sl_out_flush();
 }
 
@@ -84,6 +85,7 @@ static size_t row_values(const sl_bench_row *row, value *v) {
         { "tokens_per_second_max", REAL, NULL, 0, row->max },
         { "bytes_per_token", REAL, NULL, 0, row->bytes_per_token },
         { "deep_share", REAL, NULL, 0, row->deep_share },
+        { "deep_option", REAL, NULL, 0, row->model->deep_option },
         { "gbps", REAL, NULL, 0, gbps(row) },
         { "read_probe_gbps", REAL, NULL, 0, row->read_gbps },
         { "fraction_of_read_probe", REAL, NULL, 0, gbps(row) / row->read_gbps },

@@ -62,9 +62,9 @@ static sl_status emit(batch *b, const sl_line *line, const sl_job *job, const ch
     sl_name_buf buf;
     sl_error why;
     b->result.n = 0;
-    bool good = sl_result_format(&b->result, line, stream ? stream->text.data : NULL, stream ? stream->n_ready : 0,
-                                 reasons[stream ? stream->finish : SL_FINISH_NONE], job ? job->n_token : 0,
-                                 stream ? stream->n_token : 0, error);
+    bool good = sl_result_format(&b->result, line, stream ? stream->text.data : NULL,
+                                 stream ? stream->n_ready : 0,
+                                 reasons[stream ? stream->finish : SL_FINISH_NONE], job ? job->n_token : 0, stream ? stream->n_token : 0, error);
     if (!good) return sl_fail(err, SL_E_MEMORY, "out of memory: the result of line %s", line->number);
     if (sl_os_append_write(&b->file, b->result.data, b->result.n, &why) != SL_OK)
         return sl_fail(err, SL_E_IO, "%s: %s", sl_name(b->out, &buf), why.text);
@@ -126,7 +126,8 @@ static sl_status tokenize(const batch *b, const sl_line *line, sl_job *job, sl_e
     if (line->messages) SL_TRY(tokenize_messages(b, line, job, err));
     else SL_TRY(sl_prompt_tokens(b->model, line->prompt, line->n_prompt, &job->tokens, &job->n_token, err));
     if (max && job->n_token > max)
-        return sl_fail(err, SL_E_FORMAT, "the prompt has %zu tokens, the model's context is %zu", job->n_token, max);
+        return sl_fail(err, SL_E_FORMAT, "the prompt has %zu tokens, the model's context is %zu",
+                       job->n_token, max);
     return SL_OK;
 }
 
@@ -197,7 +198,8 @@ static sl_status take_line(batch *b, size_t i, sl_error *err) {
 
 static void show_progress(batch *b) {
     double seconds = sl_os_seconds() - b->started;
-    snprintf(b->progress_text, sizeof b->progress_text, "%llu answers, %.0f tokens/s", (unsigned long long)b->n_line,
+    snprintf(b->progress_text, sizeof b->progress_text, "%llu answers, %.0f tokens/s",
+             (unsigned long long)b->n_line,
              (double)(b->n_prompt_token + b->n_answer_token) / (seconds > 0 ? seconds : 1));
     sl_progress_update(&b->progress, b->lines.next_offset, b->in_bytes);
 }
@@ -336,8 +338,9 @@ static int report_end(const batch *b) {
         return sl_report(SL_EXIT_FAILED, "%llu of %llu lines were bad; their results in %s say why",
                          (unsigned long long)n_bad, (unsigned long long)n_line, sl_name(b->out, &buf));
     sl_note("%llu lines, %llu prompt and %llu generated tokens in %.1f s (%.0f tokens/s)",
-            (unsigned long long)b->n_line, (unsigned long long)b->n_prompt_token, (unsigned long long)b->n_answer_token,
-            seconds, (double)(b->n_prompt_token + b->n_answer_token) / (seconds > 0 ? seconds : 1));
+            (unsigned long long)b->n_line, (unsigned long long)b->n_prompt_token,
+            (unsigned long long)b->n_answer_token, seconds,
+            (double)(b->n_prompt_token + b->n_answer_token) / (seconds > 0 ? seconds : 1));
     return SL_EXIT_OK;
 }
 
@@ -346,7 +349,8 @@ static int run_batch(batch *b) {
     bool finished = false;
     sl_status status = check_output(b, &err);
     if (status == SL_OK && b->resume) status = read_journal(b, &finished, &err);
-    if (status == SL_OK && finished && b->journal.keep_bytes != b->journal.found_bytes) status = open_output(b, &err);
+    bool torn = b->journal.keep_bytes != b->journal.found_bytes;
+    if (status == SL_OK && finished && torn) status = open_output(b, &err);
     if (status != SL_OK) return sl_report_error(&err);
     if (finished) {
         sl_note("nothing to do: all %zu lines have results", b->journal.n);
@@ -369,8 +373,10 @@ static int run_batch(batch *b) {
 static int run(int argc, char **argv) {
     batch b = { .n_slot = 8 };
     sl_arg args[24] = {
-        { "-i, --input", "IN.jsonl", SL_ARG_TEXT, &b.in, 0, 0, "one JSON object per line: prompt or messages", NULL },
-        { "-o, --output", "OUT.jsonl", SL_ARG_TEXT, &b.out, 0, 0, "results, one line each, as they finish", NULL },
+        { "-i, --input", "IN.jsonl", SL_ARG_TEXT, &b.in, 0, 0,
+          "one JSON object per line: prompt or messages", NULL },
+        { "-o, --output", "OUT.jsonl", SL_ARG_TEXT, &b.out, 0, 0,
+          "results, one line each, as they finish", NULL },
         { "--parallel", "N", SL_ARG_INT, &b.n_slot, 1, 4096, "sequences at once (8)", NULL },
         { "--resume", NULL, SL_ARG_FLAG, &b.resume, 0, 0, "continue a run that was ended", NULL },
     };
@@ -379,7 +385,8 @@ static int run(int argc, char **argv) {
     int code = sl_args_parse(argc, argv, &sl_cmd_batch, args, n_arg, NULL, 0, 0, NULL);
     if (code >= 0) return code;
     if (!b.in || !b.out)
-        return sl_report(SL_EXIT_MISUSE, "batch: no %s given (expected -i IN.jsonl and -o OUT.jsonl)", b.in ? "-o" : "-i");
+        return sl_report(SL_EXIT_MISUSE, "batch: no %s given (expected -i IN.jsonl and -o OUT.jsonl)",
+                         b.in ? "-o" : "-i");
     b.defaults.sampler = sl_common_sampler(&b.common);
     b.defaults.max_token = sl_common_max_token(&b.common);
     b.defaults.stops = b.stops;

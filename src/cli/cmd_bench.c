@@ -48,7 +48,8 @@ static bool is_file(const char *name) { return strchr(name, '/') || strstr(name,
 static int add_synthetic(bench *b, const char *flag, const char *text) {
     sl_error err;
     sl_synthetic *made = &b->made[b->n_model];
-    if (sl_synthetic_parse(text, made, &err) != SL_OK) return sl_report(SL_EXIT_MISUSE, "%s: %s", flag, err.text);
+    if (sl_synthetic_parse(text, made, &err) != SL_OK)
+        return sl_report(SL_EXIT_MISUSE, "%s: %s", flag, err.text);
     b->names[b->n_model++] = made->preset->name;
     return -1;
 }
@@ -71,9 +72,10 @@ static int add_baseline(bench *b) {
 static int list_models(bench *b) {
     int code = -1;
     if (b->files.n + b->synthetic.n + 1 > MAX_MODELS)
-        return sl_report(SL_EXIT_MISUSE, "bench: %zu models given (expected at most %d)", b->files.n + b->synthetic.n,
-                         MAX_MODELS - 1);
-    for (size_t i = 0; i < b->synthetic.n && code < 0; i++) code = add_synthetic(b, "--synthetic", b->synthetic.v[i]);
+        return sl_report(SL_EXIT_MISUSE, "bench: %zu models given (expected at most %d)",
+                         b->files.n + b->synthetic.n, MAX_MODELS - 1);
+    for (size_t i = 0; i < b->synthetic.n && code < 0; i++)
+        code = add_synthetic(b, "--synthetic", b->synthetic.v[i]);
     for (size_t i = 0; i < b->files.n; i++) add_file(b, b->files.v[i]);
     if (!b->n_model) add_file(b, NULL); /* the shipped one */
     return code < 0 ? add_baseline(b) : code;
@@ -108,7 +110,9 @@ static bool open_models(bench *b) {
         common.model = b->names[i];
         m->label = is_made ? b->names[i] : short_name(b->names[i]);
         m->resident = is_made;
-        if (!(is_made ? make_model(&b->made[i], &m->model) : sl_common_open_model(&common, &m->model))) return false;
+        m->deep_option = is_made && !b->made[i].preset->attention ? (double)b->made[i].deep : (double)NAN;
+        bool opened = is_made ? make_model(&b->made[i], &m->model) : sl_common_open_model(&common, &m->model);
+        if (!opened) return false;
         if (sl_bench_model_init(m, &err) != SL_OK) return sl_report_error(&err), false;
     }
     return true;
@@ -124,7 +128,8 @@ static sl_type type_of(const sl_bench_model *m) {
 
 static bool print_probe(const char *name, const char *unit, size_t n_thread, const sl_probe *p) {
     char line[160];
-    int n = snprintf(line, sizeof line, "%s, %zu threads: %.4g %s (best %.4g)\n", name, n_thread, p->median, unit, p->best);
+    int n = snprintf(line, sizeof line, "%s, %zu threads: %.4g %s (best %.4g)\n", name, n_thread, p->median,
+                     unit, p->best);
     return sl_out(line, (size_t)n) && sl_out_flush();
 }
 
@@ -159,15 +164,16 @@ static bool fits(const sl_bench_model *m, const sl_bench_config *c) {
     sl_name_buf name;
     uint64_t need = sl_bench_bytes(m, c), have = sl_os_memory_free();
     if (need <= have) return true;
-    int n = snprintf(line, sizeof line, "(%s: %s%zu at depth %llu left out: it needs %.1f GB for states, %.1f GB are free)\n",
+    int n = snprintf(line, sizeof line,
+                     "(%s: %s%zu at depth %llu left out: it needs %.1f GB for states, %.1f GB are free)\n",
                      sl_name(m->label, &name), c->n_prompt ? "pp" : "tg", c->n_prompt + c->n_gen,
                      (unsigned long long)c->depth, 1e-9 * (double)need, 1e-9 * (double)have);
     sl_out(line, sl_min((size_t)n, sizeof line - 1));
     return false;
 }
 
-static sl_status measure(bench *b, size_t model, const sl_bench_config *c, const probes *p, const sl_bench_row *baseline,
-                         sl_bench_row *row, bool *measured, sl_error *err) {
+static sl_status measure(bench *b, size_t model, const sl_bench_config *c, const probes *p,
+                         const sl_bench_row *baseline, sl_bench_row *row, bool *measured, sl_error *err) {
     sl_bench_model *m = &b->models[model];
     *measured = false;
     if (!fits(m, c)) return SL_OK;
@@ -226,8 +232,9 @@ static void print_load(bench *b) {
     char line[160];
     b->load = sl_os_load();
     if (b->load < 0.5) return;
-    int n = snprintf(line, sizeof line, "load %.1f on %zu processors: other programs are running, speeds will vary\n",
-                     b->load, sl_os_processors());
+    int n = snprintf(line, sizeof line,
+                     "load %.1f on %zu processors: other programs are running, speeds will vary\n", b->load,
+                     sl_os_processors());
     sl_out(line, (size_t)n);
 }
 
@@ -292,7 +299,8 @@ static int run_bench(bench *b) {
     set_defaults(b);
     if (run_rows(b, &err) != SL_OK) return sl_report_error(&err);
     if (sl_interrupted()) return SL_EXIT_INTERRUPTED;
-    if (!b->n_row) return sl_report(SL_EXIT_FAILED, "no row was measured (expected -p or -n above 0, and enough memory)");
+    if (!b->n_row)
+        return sl_report(SL_EXIT_FAILED, "no row was measured (expected -p or -n above 0, and enough memory)");
     return write_files(b);
 }
 
@@ -305,9 +313,10 @@ static int run(int argc, char **argv) {
     static bench b; /* large; a program runs one command */
     b = (bench){ .n_batch = 512, .route_threshold = (double)NAN };
     const sl_arg args[] = {
-        { "-m, --model", "FILE", SL_ARG_TEXTS, &b.files, 0, 0, "model file; may be given again (the shipped Bridge)", NULL },
+        { "-m, --model", "FILE", SL_ARG_TEXTS, &b.files, 0, 0,
+          "model file; may be given again (the shipped Bridge)", NULL },
         { "--synthetic", "NAME[:TYPE][:deep=X]", SL_ARG_TEXTS, &b.synthetic, 0, 0,
-          "random weights of a preset: bridge-1.3b, -7b, -13b, transformer-1.3b, ...; types f32 f16 bf16 q8 q4", NULL },
+          "random weights: bridge-1.3b, -7b, -13b, transformer-1.3b, ...; types f32 f16 bf16 q8 q4", NULL },
         { "--against", "NAME|FILE", SL_ARG_TEXT, &b.against, 0, 0,
           "baseline: preset, .slu file or none (for a Bridge preset the transformer of its size)", NULL },
         { "-p, --n-prompt", "N,...", SL_ARG_LIST, &b.prompts, 0, 1 << 24,

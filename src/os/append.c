@@ -38,14 +38,16 @@ static sl_status prepare(sl_os_append *file, const char *path, uint64_t found, u
     SL_TRY(lock(file->fd, path, err));
     if (fstat(file->fd, &st)) return fail_errno(err, path, "cannot open");
     if ((uint64_t)st.st_size != found)
-        return sl_fail(err, SL_E_IO, "%s has %llu bytes, expected %llu: another program writes it", sl_name(path, &buf),
-                       (unsigned long long)st.st_size, (unsigned long long)found);
-    if (keep != found && ftruncate(file->fd, (off_t)keep)) return fail_errno(err, path, "cannot cut the last line");
+        return sl_fail(err, SL_E_IO, "%s has %llu bytes, expected %llu: another program writes it",
+                       sl_name(path, &buf), (unsigned long long)st.st_size, (unsigned long long)found);
+    if (keep != found && ftruncate(file->fd, (off_t)keep))
+        return fail_errno(err, path, "cannot cut the last line");
     file->size = keep;
     return SL_OK;
 }
 
-sl_status sl_os_append_open(sl_os_append *file, const char *path, uint64_t found, uint64_t keep, sl_error *err) {
+sl_status sl_os_append_open(sl_os_append *file, const char *path, uint64_t found, uint64_t keep,
+                            sl_error *err) {
     *file = (sl_os_append){ .fd = -1 };
     file->fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
     if (file->fd < 0) return fail_errno(err, path, "cannot open for writing");
@@ -63,9 +65,10 @@ sl_status sl_os_append_write(sl_os_append *file, const void *data, size_t n_byte
         ssize_t n = write(file->fd, p + done, n_bytes - done);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) {
-            sl_status status = sl_fail(err, SL_E_IO, "cannot write: %s", strerror(errno));
-            if (file->is_file && done && ftruncate(file->fd, (off_t)file->size)) return status; /* resume repairs it */
-            return status;
+            sl_fail(err, SL_E_IO, "cannot write: %s", strerror(errno));
+            if (file->is_file && done && ftruncate(file->fd, (off_t)file->size)) /* then --resume repairs it */
+                sl_fail(err, SL_E_IO, "cannot write, and the last line is cut: %s", strerror(errno));
+            return SL_E_IO;
         }
         done += (size_t)n; /* short only when the space ends: the next write says why */
     }

@@ -13,7 +13,9 @@ sl_status sl_jobs_init(sl_jobs *jobs, const sl_model *model, sl_session *session
                        sl_error *err) {
     sl_model_info info;
     sl_model_get_info(model, &info);
-    *jobs = (sl_jobs){ .session = session, .n_slot = n_slot, .n_batch = n_batch, .max_context = info.max_context };
+    *jobs = (sl_jobs){
+        .session = session, .n_slot = n_slot, .n_batch = n_batch, .max_context = info.max_context,
+    };
     sl_status status = sl_alloc((void **)&jobs->slots, n_slot, sizeof *jobs->slots, "jobs", err);
     if (status == SL_OK) status = sl_alloc((void **)&jobs->runs, n_slot, sizeof *jobs->runs, "runs", err);
     if (status != SL_OK) sl_jobs_release(jobs);
@@ -42,7 +44,8 @@ static size_t plan_runs(sl_jobs *jobs) {
     size_t n = 0;
     for (size_t slot = 0; slot < jobs->n_slot; slot++) {
         sl_job *job = jobs->slots[slot];
-        if (is_running(job) && !in_prompt(job)) jobs->runs[n++] = (sl_run){ slot, &job->next, 1, SL_LOGITS_LAST };
+        if (!is_running(job) || in_prompt(job)) continue;
+        jobs->runs[n++] = (sl_run){ slot, &job->next, 1, SL_LOGITS_LAST };
     }
     size_t least = jobs->n_batch / 4 + 1;
     size_t left = jobs->n_batch > n + least ? jobs->n_batch - n : least;
@@ -50,8 +53,8 @@ static size_t plan_runs(sl_jobs *jobs) {
         sl_job *job = jobs->slots[slot];
         if (!is_running(job) || !in_prompt(job)) continue;
         size_t piece = sl_min(job->n_token - job->n_fed, left);
-        bool last = job->n_fed + piece == job->n_token;
-        jobs->runs[n++] = (sl_run){ slot, job->tokens + job->n_fed, piece, last ? SL_LOGITS_LAST : SL_LOGITS_NONE };
+        sl_logits_rows rows = job->n_fed + piece == job->n_token ? SL_LOGITS_LAST : SL_LOGITS_NONE;
+        jobs->runs[n++] = (sl_run){ slot, job->tokens + job->n_fed, piece, rows };
         left -= piece;
     }
     return n;
