@@ -86,7 +86,7 @@ class Pipe(Case):
         self.assertGreater(len(answers(Q1 + Q2, kind="llama", n=3)), 2)
         result = chat(Q1 + b"x" * 200 + b"\n" + b"/stats\n", kind="llama", n=3, code=1)
         lines = result.stderr.splitlines(keepends=True)
-        self.assert_error_line(lines[0], "216", "64")
+        self.assert_error_line(lines[0], "216 tokens", "context")
         self.assertIn(b"in 1 turns", lines[1])
         endless = chat(Q1 + Q2 + b"/stats\n", "--ignore-eos", kind="llama", n=-1, code=1)
         self.assertIn(b"96 tokens in 1 turns", endless.stderr)
