@@ -17,9 +17,11 @@ static double tflops(const sl_bench_row *row) { return 1e-12 * row->flops_per_to
 
 static const char table_head[] =
     "| model                    | type |  params | test                   |  t |             t/s "
-    "|   min..max      |   GB/s | % read | TFLOP/s | % mat | MB/token | deep | state+KV MB | peak MB | ratio |\n"
+    "|   min..max      |   GB/s | % read | TFLOP/s | % mat | MB/token | deep "
+    "| state+KV MB | peak MB | ratio |\n"
     "| ------------------------ | ---- | ------: | ---------------------- | -: | --------------: "
-    "| --------------- | -----: | -----: | ------: | ----: | -------: | ---: | ----------: | ------: | ----: |\n";
+    "| --------------- | -----: | -----: | ------: | ----: | -------: | ---: "
+    "| ----------: | ------: | ----: |\n";
 
 bool sl_bench_table_head(void) { return sl_out(table_head, sizeof table_head - 1) && sl_out_flush(); }
 

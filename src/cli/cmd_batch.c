@@ -64,7 +64,8 @@ static sl_status emit(batch *b, const sl_line *line, const sl_job *job, const ch
     b->result.n = 0;
     bool good = sl_result_format(&b->result, line, stream ? stream->text.data : NULL,
                                  stream ? stream->n_ready : 0,
-                                 reasons[stream ? stream->finish : SL_FINISH_NONE], job ? job->n_token : 0, stream ? stream->n_token : 0, error);
+                                 reasons[stream ? stream->finish : SL_FINISH_NONE], job ? job->n_token : 0,
+                                 stream ? stream->n_token : 0, error);
     if (!good) return sl_fail(err, SL_E_MEMORY, "out of memory: the result of line %s", line->number);
     if (sl_os_append_write(&b->file, b->result.data, b->result.n, &why) != SL_OK)
         return sl_fail(err, SL_E_IO, "%s: %s", sl_name(b->out, &buf), why.text);
