@@ -167,7 +167,8 @@ def checkpoint(kind="bridge", text=True, seed=1, template=CHATML, **changes):
     write_safetensors(folder / "model.safetensors", tensors, seed)
     if text:
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer()))
-        (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template} if template else {}))
+        settings = {"chat_template": template} if template else {}
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
 

@@ -72,8 +72,8 @@ MISUSE = [
     (["perplexity"], "-f"),
     (["perplexity", "-f", "x", "--ctx", "0"], "'0'"),
 ]
-COMMANDS = ["generate", "chat", "batch", "bench", "tokenize", "logits", "perplexity", "convert", "quantize", "info",
-            "verify"]
+COMMANDS = ["generate", "chat", "batch", "bench", "tokenize", "logits", "perplexity", "convert", "quantize",
+            "info", "verify"]
 
 
 class Misuse(Case):
@@ -88,7 +88,8 @@ class Misuse(Case):
                 self.assert_error(sluice(command, "--no-such-flag"), 2, "'--no-such-flag'")
 
     def test_forbidden_characters_in_any_argument(self):
-        for args in (["\x07cmd"], ["generate", "--\x07"], ["generate", b"\xff\xfe"], ["generate", "-n", b"\xc2\x9b"]):
+        for args in (["\x07cmd"], ["generate", "--\x07"], ["generate", b"\xff\xfe"],
+                     ["generate", "-n", b"\xc2\x9b"]):
             with self.subTest(args=args):
                 self.assert_error(sluice(*args), 2)
 

@@ -99,13 +99,15 @@ class Pipe(Case):
                 break
         else:
             self.skipTest("no question has a plain answer")
-        first = {"messages": [{"role": "user", "content": word}], "max_tokens": 1}
-        second = {"messages": first["messages"] + [{"role": "assistant", "content": answer.decode()},
-                                                   {"role": "user", "content": "on the other"}], "max_tokens": 1}
+        question = {"role": "user", "content": word}
+        rest = [{"role": "assistant", "content": answer.decode()}, {"role": "user", "content": "on the other"}]
+        first = {"messages": [question], "max_tokens": 1}
+        second = {"messages": [question, *rest], "max_tokens": 1}
         source, out = scratch() / "chat.jsonl", scratch() / "chat.out.jsonl"
         source.write_text(json.dumps(first) + "\n" + json.dumps(second) + "\n")
         sluice("batch", "-m", model(), "-i", source, "-o", out, check=0)
-        texts = [r["text"] for r in sorted(map(json.loads, out.read_text().splitlines()), key=lambda r: r["index"])]
+        results = sorted(map(json.loads, out.read_text().splitlines()), key=lambda r: r["index"])
+        texts = [r["text"] for r in results]
         got = answers(word.encode() + b"\n" + Q2, n=1).decode("utf-8", "replace")
         self.assertEqual(got, "".join(t + "\n" for t in texts))
 
@@ -126,14 +128,15 @@ class Commands(Case):
     def test_reports_on_stderr(self):
         result = chat(b"/help\n/stats\n/reset\n")
         self.assertEqual(result.stdout, b"")
-        for name in (b"/save FILE", b"/load FILE", b"/undo", b"/fork NAME", b"/switch NAME", b"/stats", b"/reset"):
-            self.assertIn(name, result.stderr)
+        for name in ("/save FILE", "/load FILE", "/undo", "/fork NAME", "/switch NAME", "/stats", "/reset"):
+            self.assertIn(name.encode(), result.stderr)
 
     def test_save_and_load(self):
         both = answers(Q1 + Q2)
         first = answers(Q1 + self.save)
         self.assertEqual(first + answers(self.load + Q2), both)
-        self.assertEqual(answers(b"something else\n" + self.load + Q2), answers(b"something else\n") + both[len(first):])
+        other = b"something else\n"
+        self.assertEqual(answers(other + self.load + Q2), answers(other) + both[len(first):])
         self.assertEqual([p.name for p in self.state.parent.iterdir() if p.name.startswith(self.state.name)],
                          [self.state.name])
 
@@ -189,11 +192,12 @@ class Commands(Case):
             self.assertEqual(answers(Q1 + word + Q2), answers(Q1))
 
     def test_failing_commands(self):
-        for script, text in ((b"/bogus\n", "'/bogus'"), (b"/\n", "'/'"), (b"/save\n", "/save"), (b"/load   \n", "/load"),
-                             (b"/fork\n", "/fork"), (b"/switch\n", "/switch"), (b"/switch nowhere\n", "'nowhere'"),
-                             (b"/fork main\n", "'main'"), (b"/undo 2\n", "'2'"), (b"/save /no/such/folder/x\n", "/no/such"),
-                             (b"/load /no/such/file\n", "/no/such/file"), (b"/load /\n", ""), (b"/load /dev/null\n", ""),
-                             (b"/bo\x07\x1b[1mgus\xff\n", "")):
+        for script, text in ((b"/bogus\n", "'/bogus'"), (b"/\n", "'/'"), (b"/save\n", "/save"),
+                             (b"/load   \n", "/load"), (b"/fork\n", "/fork"), (b"/switch\n", "/switch"),
+                             (b"/switch nowhere\n", "'nowhere'"), (b"/fork main\n", "'main'"),
+                             (b"/undo 2\n", "'2'"), (b"/save /no/such/folder/x\n", "/no/such"),
+                             (b"/load /no/such/file\n", "/no/such/file"), (b"/load /\n", ""),
+                             (b"/load /dev/null\n", ""), (b"/bo\x07\x1b[1mgus\xff\n", "")):
             with self.subTest(script=script):
                 self.fails(script, text, before=Q1)
 
@@ -202,7 +206,7 @@ class Commands(Case):
         good = self.state.read_bytes()
         bad = [good[:-1], good[:len(good) // 2], good[:8], good + b"\0", b"no state at all\n" * 9,
                model().read_bytes()[:5000]]
-        for at in {0, 5, 9, 17, 33, 64, len(good) // 2, len(good) - 1} | set(range(0, len(good), len(good) // 40)):
+        for at in {0, 5, 9, 17, 33, 64, len(good) - 1, *range(0, len(good), len(good) // 40)}:
             bad.append(good[:at] + bytes([good[at] ^ 1]) + good[at + 1:])
         script = b""
         for data in bad:
@@ -231,8 +235,8 @@ class Commands(Case):
 
 class Interrupt(Case):
     def test_signal_ends_the_answer_only(self):
-        process = subprocess.Popen([SLUICE, "chat", "-m", model(), "-n", "-1", "--ignore-eos"], stdin=subprocess.PIPE,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen([SLUICE, "chat", "-m", model(), "-n", "-1", "--ignore-eos"],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(2):
             process.stdin.write(Q1)
             process.stdin.flush()

@@ -28,7 +28,8 @@ def ids(tokens):
 
 def logits(tokens, *args, kind="bridge", **more):
     path = scratch() / "logits.npy"
-    result = sluice("logits", "-m", model(kind, text=False), "--tokens", ids(tokens), "-o", path, *args, check=0, **more)
+    command = ["logits", "-m", model(kind, text=False), "--tokens", ids(tokens), "-o", path, *args]
+    result = sluice(*command, check=0, **more)
     assert (result.stdout, result.stderr) == (b"", b"")
     return read_npy(path)
 
@@ -78,7 +79,8 @@ class Logits(Case):
         self.assert_error(sluice(*m, "--tokens", f"1,{N_VOCAB}"), 2, f"'{N_VOCAB}'", str(N_VOCAB - 1))
         self.assert_error(sluice(*m, "--tokens", ""), 1, "no tokens")
         self.assert_error(sluice(*m, "-p", "x"), 1, "tokenizer")
-        self.assert_error(sluice(*m, "--tokens", "1", "-o", "/no/such/folder/x.npy"), 1, "/no/such/folder/x.npy")
+        nowhere = "/no/such/folder/x.npy"
+        self.assert_error(sluice(*m, "--tokens", "1", "-o", nowhere), 1, nowhere)
         llama = ["logits", "-m", model("llama", text=False), "--tokens"]
         sluice(*llama, ids([1] * 96), check=0)
         self.assert_error(sluice(*llama, ids([1] * 97)), 1, "97", "96")
@@ -141,7 +143,8 @@ class Perplexity(Case):
     def test_transformer_takes_windows_of_its_context(self):
         windows = [[0, *self.tokens[i:i + 96]] for i in range(0, len(self.tokens), 96)]
         self.assert_close(self.measure(kind="llama"), self.expected(windows, kind="llama"))
-        self.assert_error(sluice("perplexity", "-m", model("llama"), "-f", self.path, "--ctx", "97"), 1, "97", "96")
+        result = sluice("perplexity", "-m", model("llama"), "-f", self.path, "--ctx", "97")
+        self.assert_error(result, 1, "97", "96")
 
     def test_too_short(self):
         self.path.write_bytes(b"")
