@@ -200,7 +200,7 @@ class Interrupt(Case):
         self.assertLess(min(pieces), 512)
 
     def test_terminal_shows_whole_characters(self):
-        """Random weights begin characters all the time; a pipe gets the last one's first byte, a terminal not."""
+        """Random weights begin characters all the time; a pipe gets the last one, a terminal not."""
         flags = ["-m", model(), "-p", "the", "--ignore-eos", "--temp", "2"]
         for n in range(1, 60):
             text = text_of(*flags, "-n", n)
