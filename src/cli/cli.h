@@ -100,7 +100,7 @@ size_t sl_common_stops(const sl_common *common, sl_stop *stops);
 /* -n as sl_stream's max_token. */
 size_t sl_common_max_token(const sl_common *common);
 /* Opens the model (-m, or the shipped one: SLUICE_MODEL, then models/demo/bridge*.slu beside or above the
- * program, then the installed share folder) and creates a session with n_slot. Reports errors; false: failed. */
+ * program, then the installed share folder) and creates a session of n_slot. Reports errors; false: failed. */
 bool sl_common_open_model(const sl_common *common, sl_model **model);
 bool sl_common_session(const sl_common *common, size_t n_slot, const sl_model *model, sl_session **session);
 bool sl_common_open(const sl_common *common, size_t n_slot, sl_model **model, sl_session **session);
@@ -117,7 +117,7 @@ sl_status sl_prompt_tokens(const sl_model *model, const void *text, size_t n_byt
                            sl_error *err);
 
 /* The commands, each in cmd_<name>.c; main.c lists them. */
-extern const sl_command sl_cmd_generate, sl_cmd_chat, sl_cmd_batch, sl_cmd_bench, sl_cmd_tokenize, sl_cmd_logits,
-    sl_cmd_perplexity, sl_cmd_convert, sl_cmd_quantize, sl_cmd_info, sl_cmd_verify;
+extern const sl_command sl_cmd_generate, sl_cmd_chat, sl_cmd_batch, sl_cmd_bench, sl_cmd_tokenize,
+    sl_cmd_logits, sl_cmd_perplexity, sl_cmd_convert, sl_cmd_quantize, sl_cmd_info, sl_cmd_verify;
 
 #endif

@@ -45,7 +45,7 @@ static sl_status check_room(const sl_answer *a, size_t n_prompt, sl_error *err) 
     size_t used = (size_t)sl_slot_position(a->session, a->slot) + a->n_reserve;
     size_t room = a->max_context > used ? a->max_context - used : 0;
     if (!a->max_context || n_prompt <= room) return SL_OK;
-    return sl_fail(err, SL_E_ARG, "the prompt has %zu tokens (expected at most %zu, the room in the model's context)",
+    return sl_fail(err, SL_E_ARG, "the prompt has %zu tokens (expected at most %zu, the room in its context)",
                    n_prompt, room);
 }
 
