@@ -44,9 +44,14 @@ static sl_status evaluate(logits *l, sl_os_out *out, sl_error *err) {
             status = sl_os_out_write(out, sl_run_logits(l->session, 0, t), row_bytes, err);
         i += n;
         sl_progress_update(&progress, i, l->n_token);
+        if (status == SL_OK && sl_interrupted()) status = sl_fail(err, SL_E_IO, "interrupted");
     }
     sl_progress_end(&progress);
     return status;
+}
+
+static int report_failure(const sl_error *err) {
+    return sl_interrupted() ? SL_EXIT_INTERRUPTED : sl_report_error(err);
 }
 
 static int write_array(logits *l) {
@@ -58,14 +63,14 @@ static int write_array(logits *l) {
     if (status == SL_OK) status = sl_os_out_commit(&out, &err);
     if (status == SL_OK) return SL_EXIT_OK;
     sl_os_out_abort(&out);
-    return sl_report_error(&err);
+    return report_failure(&err);
 }
 
 /* The ten likeliest tokens after the last one: id, logit, text. */
 static int write_summary(logits *l) {
     enum { TOP = 10 };
     sl_error err;
-    if (evaluate(l, NULL, &err) != SL_OK) return sl_report_error(&err);
+    if (evaluate(l, NULL, &err) != SL_OK) return report_failure(&err);
     const float *row = sl_slot_logits(l->session, 0);
     size_t top[TOP], n_top = 0;
     for (size_t i = 0; i < l->info.n_vocab; i++) {
@@ -116,6 +121,7 @@ static int logits_run(logits *l) {
     l->chunk = (int64_t)sl_min((size_t)l->chunk, l->n_token);
     l->common.n_batch = l->chunk; /* a session gives all logits of at most a batch */
     if (!sl_common_session(&l->common, 1, l->model, &l->session)) return SL_EXIT_FAILED;
+    sl_interrupt_install();
     return l->out_path ? write_array(l) : write_summary(l);
 }
 

@@ -73,8 +73,15 @@ static void fill_standard_streams(void) {
             if (open("/dev/null", O_RDONLY) < 0) return;
 }
 
+/* Until a command has something to finish, Ctrl-C ends the program at once. */
+static void leave(int number) {
+    (void)number;
+    _exit(SL_EXIT_INTERRUPTED);
+}
+
 int main(int argc, char **argv) {
     fill_standard_streams();
+    signal(SIGINT, leave);
     signal(SIGPIPE, SIG_DFL); /* a closed pipe ends the program quietly, whatever the parent ignored */
     int code = run(argc, argv);
     if (!sl_out_flush() && code == SL_EXIT_OK) code = SL_EXIT_FAILED;

@@ -187,6 +187,13 @@ class Interrupt(Case):
             self.assertTrue((first + rest).endswith(b"\n"))
             self.assertNotIn(b"sluice: ", errors)
 
+    def test_interrupted_while_it_reads(self):
+        process = subprocess.Popen([SLUICE, "generate", "-m", model(), "-f", "-"], stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+        process.stdin.write(b"x" * 300000)  # more than a pipe holds: some of it has been read
+        process.send_signal(signal.SIGINT)
+        self.assertEqual((*process.communicate(timeout=60), process.returncode), (b"", b"", 130))
+
     def test_flushed_as_it_comes(self):
         process = subprocess.Popen([SLUICE, *self.ENDLESS, "-m", model()], stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE)

@@ -1,11 +1,14 @@
 """sluice logits and perplexity: arrays in any chunking, and a perplexity that follows from them."""
 import ast
 import math
+import signal
 import struct
+import subprocess
+import time
 import unittest
 from array import array
 
-from tests.cli.helper import N_VOCAB, Case, model, scratch, sluice
+from tests.cli.helper import N_VOCAB, SLUICE, Case, model, scratch, sluice
 
 IDS = [0, 265, 40, 41, 3, 258, 99, 7, 7, 7, 130, 0, 2, 200, 268, 12]
 
@@ -91,6 +94,19 @@ class Logits(Case):
         sluice("logits", "-m", model(text=False), "--tokens", "1,x", "-o", path, check=2)
         self.assertEqual(path.read_bytes(), b"old")
         self.assertEqual([p.name for p in scratch().iterdir() if p.name.startswith("kept")], ["kept.npy"])
+
+    def test_interrupted_leaves_nothing(self):
+        folder = scratch() / "interrupted"
+        folder.mkdir(exist_ok=True)
+        text = scratch() / "long.txt"
+        text.write_bytes(b"x" * 100000)
+        process = subprocess.Popen([SLUICE, "logits", "-m", model(), "-f", text, "--chunk", "1", "-t", "1",
+                                    "-o", folder / "x.npy"], stderr=subprocess.PIPE)
+        while process.poll() is None and not any(folder.iterdir()):
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        self.assertEqual((process.communicate(timeout=60)[1], process.returncode), (b"", 130))
+        self.assertEqual(list(folder.iterdir()), [])
 
 
 class Perplexity(Case):
