@@ -113,16 +113,34 @@ static sl_status flatten(walk *w, json_t *root, sl_error *err) {
     return SL_OK;
 }
 
+/* The text of the last key that begins before byte `at` of JSON that does not parse; empty: none. */
+static const char *last_key(const char *json, size_t at, sl_name_buf *buf) {
+    const char *begin = NULL, *end = NULL;
+    buf->text[0] = 0;
+    for (size_t i = 0; i < at; i++) {
+        if (json[i] == ':' && begin) sl_name_escape(begin, (size_t)(end - begin), buf);
+        if (json[i] != '"') continue;
+        begin = json + i + 1;
+        for (i++; i < at && json[i] != '"'; i++) i += json[i] == '\\';
+        end = json + sl_min(i, at);
+    }
+    return buf->text;
+}
+
+static sl_status broken(const char *json, size_t n_bytes, const json_error_t *where, sl_error *err) {
+    sl_name_buf buf, key;
+    last_key(json, sl_min((size_t)where->position, n_bytes), &key);
+    return sl_fail(err, SL_E_FORMAT, "line %d, column %d%s%s: %s", where->line, where->column,
+                   key.text[0] ? ", at or after the key " : "", key.text, sl_name(where->text, &buf));
+}
+
 sl_status sl_config_parse(const char *json, size_t n_bytes, sl_meta *meta, sl_error *err) {
     json_error_t where;
-    sl_name_buf buf;
     *meta = (sl_meta){ 0 };
     if (!sl_json_shallow(json, n_bytes))
         return sl_fail(err, SL_E_FORMAT, "brackets nest deeper than %d levels", SL_JSON_DEPTH);
     json_t *root = json_loadb(json, n_bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &where);
-    if (!root)
-        return sl_fail(err, SL_E_FORMAT, "line %d, column %d: %s", where.line, where.column,
-                       sl_name(where.text, &buf));
+    if (!root) return broken(json, n_bytes, &where, err);
     sl_status status = SL_OK;
     if (!json_is_object(root)) {
         status = sl_fail(err, SL_E_FORMAT, "the top is not an object, expected {\"model_type\": ...}");

@@ -134,6 +134,7 @@ static void config_refuses(void **state) {
         { "{\"a\": 99999999999999999999}", "too big" }, { "{\"a\": 1, \"a\": 2}", "duplicate" },
         { "{\"a\": {\"b\": 1}, \"a.b\": 2}", "\"a.b\" is there twice" }, { "{\"a\": \"\\u0000\"}", "line" },
         { "{\"a\": \"\xff\"}", "decode byte 0xff" }, { "{} x", "end of file expected" },
+        { "{\"a\": \"b\\\"\", \"eps\": [1, 1e999]}", "after the key eps: " },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         sl_error err;
