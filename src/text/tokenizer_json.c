@@ -454,17 +454,22 @@ static size_t from_spaces(const sl_buf *space, const uint8_t *key, size_t n_key,
     return n;
 }
 
+/* The byte of a piece written "<0xA5>", -1 for any other: two upper-case digits and nothing else. */
+static int fallback_byte(const uint8_t *key, size_t n_key) {
+    static const char digits[] = "0123456789ABCDEF";
+    if (n_key != 6 || memcmp(key, "<0x", 3) || key[5] != '>' || !key[3] || !key[4]) return -1;
+    const char *high = strchr(digits, key[3]), *low = strchr(digits, key[4]);
+    return high && low ? (int)(high - digits) * 16 + (int)(low - digits) : -1;
+}
+
 /* out has room for SL_MAX_PIECE_BYTES. */
 static size_t piece_bytes(const sl_tokenizer *t, const int16_t *byte_of, int32_t id, uint8_t *out) {
     size_t n_key, n;
     const uint8_t *key = sl_vocab_key(&t->vocab, id, &n_key);
-    unsigned byte;
-    char text[8] = "";
     bool added = t->vocab.pieces[id].added;
     if (!added && t->byte_level && from_alphabet(byte_of, key, n_key, out, &n)) return n;
-    if (n_key == 6) memcpy(text, key, 6);
-    bool is_byte = !added && t->bpe.byte_fallback && sscanf(text, "<0x%2X>", &byte) == 1;
-    if (is_byte && t->bpe.byte_id[byte] == id) {
+    int byte = !added && t->bpe.byte_fallback ? fallback_byte(key, n_key) : -1;
+    if (byte >= 0 && t->bpe.byte_id[byte] == id) {
         *out = (uint8_t)byte;
         return 1;
     }

@@ -34,7 +34,7 @@ int main(int argc, char **argv) {
         if (slot == 0 && sl_slot_fork(session, 0, 1, &err) != SL_OK) return fail(&err);
         for (int i = 0; i < 20; i++) {
             int32_t token = sl_sampler_sample(sampler, sl_slot_logits(session, slot));
-            const char *text = sl_token_bytes(model, token, &n_bytes);
+            const void *text = sl_token_bytes(model, token, &n_bytes);
             fwrite(text, 1, n_bytes, stdout);
             run = (sl_run){ .slot = slot, .tokens = &token, .n_token = 1, .logits = SL_LOGITS_LAST };
             if (sl_session_eval(session, &run, 1, &err) != SL_OK) return fail(&err);
