@@ -237,17 +237,15 @@ class Interrupt(Case):
     def test_signal_ends_the_answer_only(self):
         process = subprocess.Popen([SLUICE, "chat", "-m", model(), "-n", "-1", "--ignore-eos"],
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(2):
-            process.stdin.write(Q1)
-            process.stdin.flush()
-            self.assertTrue(process.stdout.read(200))
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.3)
+        process.stdin.write(Q1)
+        process.stdin.flush()
+        self.assertTrue(process.stdout.read(200)) # the answer is under way, and has no end of its own
+        process.send_signal(signal.SIGINT)
         process.stdin.write(b"/stats\n")
         out, errors = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 0, errors)
         self.assertTrue(out.endswith(b"\n"))
-        self.assertIn(b"in 2 turns", errors)
+        self.assertIn(b"in 1 turns", errors)
 
     def test_signal_while_waiting(self):
         process = subprocess.Popen([SLUICE, "chat", "-m", model(), "-n", "3"], stdin=subprocess.PIPE,
