@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Validation of a model folder: loss per kind of text, loss by position in the row, and Bridge's dial.
+"""Validation of a model folder: loss per kind of text, by position, on repeated text, and Bridge's dial.
 
 Works on exported folders (export.py), hence on the weights that ship. Writes one JSON file. Rows do not overlap
 and start anywhere in a document, so early positions have little to go by: the curve shows what context is worth.
@@ -45,6 +45,13 @@ def by_position(losses):
             for a, b in zip(EDGES, EDGES[1:]) if a < losses.shape[1]]
 
 
+def repeated(model, block, half=128):
+    """Loss on a passage and on the same passage read once more at once: what the model can copy from its context."""
+    passage = block[:, :half]
+    losses, _ = row_losses(model, torch.cat([passage, passage], 1))
+    return {"length": half, "first": round(losses[:, :half - 1].mean().item(), 4), "again": round(losses[:, half:].mean().item(), 4)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
@@ -65,7 +72,8 @@ def main():
             result["kinds"][kind] = {"tokens": losses[kind].numel(), "loss": round(losses[kind].mean().item(), 4), "deep": deep}
     every = torch.cat(list(losses.values()))
     block = torch.cat([blocks[k] for k in losses])
-    result.update(tokens=every.numel(), loss=round(every.mean().item(), 4), by_position=by_position(every))
+    result.update(tokens=every.numel(), loss=round(every.mean().item(), 4), by_position=by_position(every),
+                  repeated=[repeated(model, blocks["tale"], half) for half in (32, 128)])
     if args.dial and name == "bridge":
         result["dial"] = []
         for tau in TAUS:
@@ -73,7 +81,7 @@ def main():
             result["dial"].append({"tau": tau, "loss": round(at.mean().item(), 4), "deep": round(float(np.mean(deep)), 4),
                                    "deep_by_layer": deep})
     args.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps({k: v for k, v in result.items() if k not in ("by_position", "dial")}))
+    print(json.dumps({k: v for k, v in result.items() if k not in ("by_position", "dial", "repeated")}))
 
 
 if __name__ == "__main__":
