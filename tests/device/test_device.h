@@ -1,0 +1,28 @@
+/* What a test asks of the test device beyond the runtime's own interface. */
+#ifndef SL_TESTS_DEVICE_TEST_DEVICE_H
+#define SL_TESTS_DEVICE_TEST_DEVICE_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One line about the last fault or refused call; empty if there was none since cudaDeviceReset. */
+const char *sl_device_fault(void);
+/* Allocations, streams, graphs and events not released. */
+size_t sl_device_leaks(void);
+/* The n-th call from now that can fail does (once); 0: none. Overrides SLUICE_DEVICE_FAIL. */
+void sl_device_fail_at(unsigned long n);
+/* Calls that can fail, so far. */
+unsigned long sl_device_calls(void);
+/* Order of blocks and threads in the launches to come; 0: increasing. Overrides SLUICE_DEVICE_SEED. */
+void sl_device_seed(unsigned long seed);
+/* Bytes of device memory; at first SLUICE_DEVICE_MEMORY or 2 GiB. */
+void sl_device_memory(size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
