@@ -1,0 +1,35 @@
+/* What the matrix products on CUDA share: block-diagonal products, the number of rows, the kinds of output. */
+#ifndef SL_KERNELS_GEMM_PRODUCT_CUDA_H
+#define SL_KERNELS_GEMM_PRODUCT_CUDA_H
+
+#include "kernels/cuda.h"
+#include "kernels/cuda_kernels.h"
+
+/* n_block products side by side, each of p.n_row weight rows of p.k elements: block i starts i * p.n_row weight rows
+ * down, reads x from i * x_step and writes y from i * y_step on. 1 block: a plain product. */
+struct sl_blocks_args {
+    sl_product_args p;
+    uint32_t n_block, x_step, y_step;
+};
+int sl_gemv_blocks_cuda(const sl_blocks_args &args, sl_stream stream); /* rows.max <= SL_GEMV_ROWS */
+int sl_gemm_blocks_cuda(const sl_blocks_args &args, sl_stream stream);
+
+__device__ __forceinline__ uint32_t sl_rows_count(const sl_rows &rows) {
+    return rows.n ? *rows.n : rows.max;
+}
+
+/* Row t, weight row r of a product whose arguments p are; at: column of y. */
+__device__ __forceinline__ void sl_put_sum(const sl_product_args &p, uint32_t t, uint32_t r, size_t at, float sum) {
+    if (p.bias) sum += p.bias[r];
+    if (p.out == SL_OUT_ADD) {
+        const size_t b = p.rows.index ? p.rows.index[t] : t;
+        float *y = (float *)p.y + b * p.y_stride + at;
+        *y = fmaf(p.rho ? p.rho[b] : 1.0f, sum, *y);
+    } else if (p.out == SL_OUT_F32 || p.act == SL_ACT_F32) {
+        ((float *)p.y)[t * p.y_stride + at] = sum;
+    } else {
+        sl_store((sl_bf16 *)p.y + t * p.y_stride + at, sum);
+    }
+}
+
+#endif

@@ -1,0 +1,161 @@
+/* How a CUDA kernel reads stored weights (kernels/types.h) of any type.
+ *
+ * Three grains. An element, for tails and odd alignments. Eight consecutive elements, expanded. A chunk: what one lane
+ * reads at a time in a matrix-vector product, 16 stored bytes (32 of f32) in pieces of 8 elements; chunk c of a row
+ * always holds the same elements, so that the order of a sum depends on the number of elements only, not on
+ * alignment.
+ *
+ * Bytes become floats by their bits: 0x47000000 | u << 8 is the float 2^15 + u, so one multiply-add takes the offset
+ * away and applies the scale. It is exact: (2^15 + 8) and (2^15 + 128) times the 11 bits of a scale fit the 24 of a
+ * float, and so does the result. The conversion instruction has a quarter of that rate. (An infinite scale gives NaN
+ * here, and infinities in the other two grains.) */
+#ifndef SL_KERNELS_GEMM_WEIGHTS_CUDA_H
+#define SL_KERNELS_GEMM_WEIGHTS_CUDA_H
+
+#include "kernels/cuda.h"
+#include "kernels/types.h"
+
+template <sl_type type> constexpr bool sl_is_scaled = type == SL_Q8 || type == SL_Q4;
+
+/* ---- one element -------------------------------------------------------------------------------- */
+
+/* A block's scale: 1 for types without. groups: sl_groups of the row. */
+template <sl_type type> __device__ __forceinline__ float sl_weight_scale(const void *row, uint32_t groups, uint32_t i) {
+    if constexpr (!sl_is_scaled<type>) return 1;
+    const size_t quant_bytes = (size_t)groups * (type == SL_Q8 ? SL_GROUP : SL_GROUP / 2);
+    const uint16_t *scales = (const uint16_t *)((const char *)row + quant_bytes);
+    return sl_half_to_float(scales[i / SL_BLOCK]);
+}
+
+/* Element i before its scale. */
+template <sl_type type> __device__ __forceinline__ float sl_weight_quant(const void *row, uint32_t i) {
+    if constexpr (type == SL_F32) return ((const float *)row)[i];
+    if constexpr (type == SL_F16) return sl_half_to_float(((const uint16_t *)row)[i]);
+    if constexpr (type == SL_BF16) return sl_bf16_bits_to_float(((const uint16_t *)row)[i]);
+    if constexpr (type == SL_Q8) return (float)((const int8_t *)row)[i];
+    if constexpr (type == SL_Q4) {
+        const uint8_t pair = ((const uint8_t *)row)[i / SL_GROUP * SL_BLOCK + i % SL_BLOCK];
+        return (float)((i % SL_GROUP < SL_BLOCK ? pair & 15 : pair >> 4) - 8);
+    }
+}
+
+template <sl_type type> __device__ __forceinline__ float sl_weight(const void *row, uint32_t groups, uint32_t i) {
+    const float q = sl_weight_quant<type>(row, i);
+    return sl_is_scaled<type> ? q * sl_weight_scale<type>(row, groups, i) : q; /* exact: 8 bits times 11 */
+}
+
+/* ---- packed words ------------------------------------------------------------------------------- */
+
+/* Two halves of a word. */
+template <sl_type type> __device__ __forceinline__ void sl_unpack_halves(uint32_t word, float v[2]) {
+    if constexpr (type == SL_F16) {
+        v[0] = sl_half_to_float((uint16_t)(word & 0xffff));
+        v[1] = sl_half_to_float((uint16_t)(word >> 16));
+    } else {
+        v[0] = __uint_as_float(word << 16);
+        v[1] = __uint_as_float(word & 0xffff0000u);
+    }
+}
+
+/* Four unsigned bytes, less offset, times scale. */
+__device__ __forceinline__ void sl_unpack_bytes(uint32_t word, float offset, float scale, float v[4]) {
+    const float origin = -(0x1p15f + offset) * scale;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint32_t byte = i == 0 ? word << 8 : word >> 8 * (i - 1);
+        v[i] = fmaf(__uint_as_float(0x47000000u | (byte & 0xff00)), scale, origin);
+    }
+}
+
+/* Eight values from the words that hold them: f32 8, f16 and bf16 4, q8 2, q4 2 (high: of the upper half bytes). */
+template <sl_type type> __device__ __forceinline__ void sl_unpack8(const uint32_t *words, bool high, float scale, float v[8]) {
+    if constexpr (type == SL_F32) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = __uint_as_float(words[i]);
+    } else if constexpr (type == SL_F16 || type == SL_BF16) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) sl_unpack_halves<type>(words[i], v + 2 * i);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const uint32_t bytes = type == SL_Q8 ? words[i] ^ 0x80808080u : (high ? words[i] >> 4 : words[i]) & 0x0f0f0f0fu;
+            sl_unpack_bytes(bytes, type == SL_Q8 ? 128 : 8, scale, v + 4 * i);
+        }
+    }
+}
+
+/* n words from p, aligned to 16 bytes or to the type's element only. */
+template <sl_type type, int n> __device__ __forceinline__ void sl_load_words(const void *p, bool aligned, uint32_t *words) {
+    if (aligned) {
+#pragma unroll
+        for (int i = 0; i < n / 4; i++) {
+            const uint4 v = ((const uint4 *)p)[i];
+            words[4 * i] = v.x, words[4 * i + 1] = v.y, words[4 * i + 2] = v.z, words[4 * i + 3] = v.w;
+        }
+    } else if constexpr (type == SL_F16 || type == SL_BF16) {
+#pragma unroll
+        for (int i = 0; i < n; i++) {
+            const uint16_t *half = (const uint16_t *)p + 2 * i;
+            words[i] = half[0] | (uint32_t)half[1] << 16;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < n; i++) words[i] = ((const uint32_t *)p)[i];
+    }
+}
+
+/* ---- eight elements ----------------------------------------------------------------------------- */
+
+/* Elements i .. i + 7 (i a multiple of 8) of a row of k; zeros from k on. */
+template <sl_type type>
+__device__ __forceinline__ void sl_weight8(const unsigned char *row, uint32_t groups, uint32_t k, uint32_t i, float v[8]) {
+    if constexpr (!sl_is_scaled<type>) {
+        constexpr int size = type == SL_F32 ? 4 : 2;
+        const unsigned char *p = row + (size_t)i * size;
+        if (i + 8 <= k && (uintptr_t)p % 16 == 0) {
+            uint32_t words[2 * size];
+            sl_load_words<type, 2 * size>(p, true, words);
+            sl_unpack8<type>(words, false, 1, v);
+            return;
+        }
+    }
+#pragma unroll
+    for (uint32_t j = 0; j < 8; j++) v[j] = i + j < k ? sl_weight<type>(row, groups, i + j) : 0;
+}
+
+/* ---- chunks ------------------------------------------------------------------------------------- */
+
+template <sl_type type> struct sl_chunk {
+    static constexpr int n_word = type == SL_F32 ? 8 : 4;
+    static constexpr int n_piece = type == SL_Q4 ? 4 : type == SL_Q8 ? 2 : 1; /* of 8 elements */
+    static constexpr int piece_words = type == SL_Q4 ? 2 : n_word / n_piece;
+    uint32_t words[n_word];
+    uint32_t scales; /* q8: one f16; q4: two, of the low and of the high halves */
+
+    /* Chunks of a row of k, and how many of them have all their elements. */
+    static __device__ __forceinline__ uint32_t count(uint32_t k) {
+        return type == SL_Q4 ? (k + 63) / 64 * 2 : (k + 8 * n_piece - 1) / (8 * n_piece);
+    }
+    static __device__ __forceinline__ uint32_t count_full(uint32_t k) {
+        return type == SL_Q4 ? k / 64 * 2 + (k % 64 >= 48) : k / (8 * n_piece);
+    }
+
+    /* First element of piece p of chunk c. Half a group of q4 is 16 bytes: its low halves, then its high ones. */
+    static __device__ __forceinline__ uint32_t start(uint32_t c, int p) {
+        if (type == SL_Q4) return c / 2 * 64 + c % 2 * 16 + p % 2 * 8 + p / 2 * 32;
+        return (c * n_piece + p) * 8;
+    }
+
+    __device__ __forceinline__ void load(const unsigned char *row, uint32_t groups, uint32_t c, bool aligned) {
+        sl_load_words<type, n_word>(row + (size_t)c * (4 * n_word), aligned, words);
+        if constexpr (type == SL_Q8) scales = ((const uint16_t *)(row + (size_t)groups * SL_GROUP))[c / 2];
+        if constexpr (type == SL_Q4) scales = ((const uint32_t *)(row + (size_t)groups * SL_GROUP / 2))[c / 2];
+    }
+    __device__ __forceinline__ void unpack(int p, float v[8]) const {
+        const bool high = type == SL_Q4 && p >= 2;
+        const float scale = sl_is_scaled<type> ? sl_half_to_float((uint16_t)(high ? scales >> 16 : scales & 0xffff)) : 1;
+        sl_unpack8<type>(words + (type == SL_Q4 ? p % 2 : p) * piece_words, high, scale, v);
+    }
+};
+
+#endif
