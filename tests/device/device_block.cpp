@@ -10,24 +10,13 @@
  * block are abandoned where they are. */
 #include "device_block.h"
 
+#include "device_asan.h"
 #include "device_fiber.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
-
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#include <sanitizer/asan_interface.h>
-#endif
-#endif
-#ifndef ASAN_POISON_MEMORY_REGION
-#define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
-#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
-#endif
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -361,8 +350,8 @@ static bool place_shared(size_t bytes) {
         end = static_cast<unsigned char *>(map) + room;
     }
     block.shared = end - (bytes + 15) / 16 * 16;
-    ASAN_POISON_MEMORY_REGION(end - room, room);
-    ASAN_UNPOISON_MEMORY_REGION(block.shared, bytes);
+    SL_POISON(end - room, room);
+    SL_UNPOISON(block.shared, bytes);
     return true;
 }
 

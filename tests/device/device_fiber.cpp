@@ -3,23 +3,15 @@
  * AddressSanitizer is told of each switch (it keeps bounds of the current stack). */
 #include "device_fiber.h"
 
+#include "device_asan.h"
+
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define SL_FIBER_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SL_FIBER_ASAN 1
-#endif
-#endif
-
-#ifdef SL_FIBER_ASAN
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
+#ifdef SL_ASAN
 enum { STACK_BYTES = 256 * 1024 }; /* frames with red zones are several times larger */
 #else
 enum { STACK_BYTES = 64 * 1024 };
@@ -93,7 +85,7 @@ static void swap_to(sl_fiber *from, sl_fiber *to) { sl_fiber_swap(&from->context
 
 /* On the resumed side: tells AddressSanitizer, and learns the bounds of a stack that is not ours. */
 static void resumed(void *fake_stack) {
-#ifdef SL_FIBER_ASAN
+#ifdef SL_ASAN
     const void *bottom;
     size_t bytes;
     __sanitizer_finish_switch_fiber(fake_stack, &bottom, &bytes);
@@ -110,7 +102,7 @@ void sl_fiber_entered(void) { resumed(nullptr); }
 
 void sl_fiber_switch(sl_fiber *from, sl_fiber *to) {
     left = from;
-#ifdef SL_FIBER_ASAN
+#ifdef SL_ASAN
     __sanitizer_start_switch_fiber(&from->fake_stack, to->stack, to->stack_bytes);
 #endif
     swap_to(from, to);
@@ -118,9 +110,7 @@ void sl_fiber_switch(sl_fiber *from, sl_fiber *to) {
 }
 
 void sl_fiber_rewind(sl_fiber *fiber, void (*entry)(void)) {
-#ifdef SL_FIBER_ASAN
-    __asan_unpoison_memory_region(fiber->stack, fiber->stack_bytes);
-#endif
+    SL_UNPOISON(fiber->stack, fiber->stack_bytes);
     fiber->fake_stack = nullptr;
     arrange(fiber, entry);
 }

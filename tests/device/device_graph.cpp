@@ -1,0 +1,95 @@
+/* Capture and replay: a graph is the list of what a stream would have done, with the arguments of its launches as
+ * they were; buffers are read when it runs. One stream at a time goes into a graph. */
+#include "device_runtime.h"
+
+#include <utility>
+
+bool sl_stream_any_capture(bool relaxed_too) {
+    for (const CUstream_st *stream : sl_rt.streams)
+        if (stream->capturing && (relaxed_too || stream->mode != cudaStreamCaptureModeRelaxed))
+            return true;
+    return false;
+}
+
+void sl_stream_spoil(void) {
+    for (CUstream_st *stream : sl_rt.streams)
+        stream->spoiled = stream->capturing;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+    return sl_call("cudaStreamBeginCapture", CALL_CAN_FAIL, [&] {
+        CUstream_st *s = sl_stream_find("cudaStreamBeginCapture", stream);
+        if (!s)
+            return cudaErrorInvalidResourceHandle;
+        if (!stream)
+            return sl_refuse(cudaErrorStreamCaptureUnsupported, "cudaStreamBeginCapture of the null stream");
+        if (s->capturing)
+            return sl_refuse(cudaErrorIllegalState, "cudaStreamBeginCapture of a stream that captures already");
+        s->capturing = true, s->spoiled = false, s->mode = mode;
+        return cudaSuccess;
+    });
+}
+
+/* Ends the capture whatever happened to it. */
+static cudaError_t end_capture(CUstream_st *s, cudaGraph_t *graph) {
+    *graph = nullptr;
+    if (!s->capturing)
+        return sl_refuse(cudaErrorIllegalState, "cudaStreamEndCapture of a stream that does not capture");
+    sl_ops ops = std::move(s->captured);
+    s->captured.clear();
+    s->capturing = false;
+    if (s->spoiled)
+        return cudaErrorStreamCaptureInvalidated;
+    *graph = new CUgraph_st{std::make_shared<const sl_ops>(std::move(ops))};
+    sl_rt.graphs.insert(*graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    /* CALL_RELEASES: a capture that failed on request has been spoiled, and ends */
+    return sl_call("cudaStreamEndCapture", CALL_CAN_FAIL | CALL_RELEASES, [&] {
+        CUstream_st *s = sl_stream_find("cudaStreamEndCapture", stream);
+        return s ? end_capture(s, graph) : cudaErrorInvalidResourceHandle;
+    });
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
+    return sl_call("cudaGraphInstantiate", CALL_CAN_FAIL, [&] {
+        if (!sl_rt.graphs.count(graph))
+            return sl_refuse(cudaErrorInvalidValue, "cudaGraphInstantiate: %p is not a graph", static_cast<void *>(graph));
+        *exec = new CUgraphExec_st{graph->ops};
+        sl_rt.execs.insert(*exec);
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+    return sl_call("cudaGraphLaunch", CALL_CAN_FAIL, [&] {
+        CUstream_st *s = sl_stream_find("cudaGraphLaunch", stream);
+        if (!s || !sl_rt.execs.count(exec))
+            return sl_refuse(cudaErrorInvalidResourceHandle, "cudaGraphLaunch: %p is not an executable graph",
+                             static_cast<void *>(exec));
+        sl_op op(OP_GRAPH);
+        op.graph = exec->ops;
+        return sl_stream_put(s, std::move(op));
+    });
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+    return sl_call("cudaGraphExecDestroy", CALL_RELEASES, [&] {
+        if (!sl_rt.execs.erase(exec))
+            return sl_refuse(cudaErrorInvalidValue, "cudaGraphExecDestroy: %p is not an executable graph",
+                             static_cast<void *>(exec));
+        delete exec;
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    return sl_call("cudaGraphDestroy", CALL_RELEASES, [&] {
+        if (!sl_rt.graphs.erase(graph))
+            return sl_refuse(cudaErrorInvalidValue, "cudaGraphDestroy: %p is not a graph", static_cast<void *>(graph));
+        delete graph;
+        return cudaSuccess;
+    });
+}
