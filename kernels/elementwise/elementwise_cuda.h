@@ -1,0 +1,23 @@
+/* Functions the CUDA kernels for rows and sequences share. C++ only, as kernels/cuda.h.
+ *
+ * All of them go through e^-|x|, which never overflows: silu(-89) is a small number, not 0. */
+#ifndef SL_KERNELS_ELEMENTWISE_ELEMENTWISE_CUDA_H
+#define SL_KERNELS_ELEMENTWISE_ELEMENTWISE_CUDA_H
+
+#include "kernels/cuda.h"
+
+/* v / (1 + e^-x) */
+__device__ __forceinline__ float sl_sigmoid_times(float x, float v) {
+    const float e = expf(-fabsf(x));
+    return (x < 0 ? v * e : v) / (1 + e);
+}
+__device__ __forceinline__ float sl_sigmoid(float x) { return sl_sigmoid_times(x, 1); }
+__device__ __forceinline__ float sl_silu(float x) { return sl_sigmoid_times(x, x); }
+__device__ __forceinline__ float sl_softplus(float x) { return fmaxf(x, 0) + log1pf(expf(-fabsf(x))); }
+
+/* The rows of a domain that are there. */
+__device__ __forceinline__ uint32_t sl_row_count(const sl_rows &rows) { return rows.n ? *rows.n : rows.max; }
+
+static inline uint32_t sl_ceil_div(uint64_t a, uint64_t b) { return static_cast<uint32_t>((a + b - 1) / b); }
+
+#endif
