@@ -3,6 +3,7 @@ training-only parts (twin bridge, routing load).
 
   python tools/train/model.py     compares losses and gradients with the reference models
 """
+import math
 import sys
 from pathlib import Path
 
@@ -16,9 +17,11 @@ import transformer as reference_transformer  # noqa: E402
 import ops  # noqa: E402
 
 VOCAB = 4096
+CONSTANT, SPREAD = 1.2, 0.08  # what channel 0 of Bridge's residual stream holds; standard deviation of the embedding
 TOKENS = {"bos_token_id": 0, "eos_token_id": [0, 2]}
-BRIDGE = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=6, head_dim=64, state_size=64, intermediate_size=512,
-              routed_layers=[1, 2, 3, 4], tie_word_embeddings=True, **TOKENS)
+# A group of B and C for each head: one pattern of reading for a whole layer is too little for text.
+BRIDGE = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=6, head_dim=64, state_size=64, n_groups=4,
+              intermediate_size=384, routed_layers=[1, 2, 3, 4], tie_word_embeddings=True, **TOKENS)
 # Eight layers, and a width of the MLP that brings the parameter count within 0.5 % of Bridge's.
 TRANSFORMER = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=4,
                    head_dim=64, intermediate_size=496, tie_word_embeddings=True, **TOKENS)
@@ -59,6 +62,12 @@ class TrainTransformer(reference_transformer.Transformer):
 
     def training_only(self):
         return []
+
+    def constrain(self):
+        pass
+
+    def sections(self, name, p):
+        return p.shape[:1]
 
 
 def bridge_params(w):
@@ -121,18 +130,58 @@ class TrainBridge(reference_bridge.Bridge):
         super().__init__(config)
         self.twin = [Twin(config)] if twin else []  # a list: kept out of state_dict(), thus out of weight files
 
+    @torch.no_grad()
     def initialize(self, seed=0):
+        """The reference's initial weights, but for what lets the state be read from the start.
+
+        Without biases, the gate silu(g) and the product of B and C have random signs: what a layer copies out of its
+        state averages to nothing, and so does the gradient that would teach it to. One channel of the residual stream
+        therefore holds a constant, which opens the gates and makes B C positive on average, as a bias would. D starts
+        small, the memory of the heads in one layer reaches from about 10 to about 300 tokens.
+        """
         super().initialize(seed)
+        c, e = self.config, self.config.inner_size
+        self.model.embed.weight.mul_(SPREAD / 0.02)  # about its size after training: the constant is large from the start
+        self.model.norm.weight.fill_(0.02 / SPREAD)  # and the head starts as flat as before
+        seen = CONSTANT / (CONSTANT ** 2 / c.hidden_size + SPREAD ** 2) ** 0.5  # the constant after the first norm
+        for w in self.model.layers:
+            inner = getattr(w.ssm, "in").weight
+            inner[:e, 0] = 1.5 / seen
+            inner[2 * e:2 * e + 2 * c.n_groups * c.state_size, 0] = 0.1 / seen
+            w.ssm.A_log.uniform_(0.25, 1).log_()
+            step = torch.exp(torch.linspace(math.log(0.005), math.log(0.1), c.heads))
+            w.ssm.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))
+            w.ssm.D.fill_(0.1)
+        self.constrain()
         for twin in self.twin:
             twin.initialize()
         return self
 
+    @torch.no_grad()
+    def constrain(self):
+        """After each step: keeps the constant channel constant."""
+        self.model.embed.weight[:, 0] = CONSTANT
+        for w in self.model.layers:
+            w.out.weight[0] = 0
+            w.mlp.down.weight[0] = 0
+
     def training_only(self):
         return [p for twin in self.twin for p in twin.parameters()]
 
+    def sections(self, name, p):
+        """Rows of the matrices that are stacked in one parameter."""
+        c = self.config
+        if "_gate.weight" in name:
+            return p.shape[:1].numel() * [c.gate_block]
+        if name.endswith("conv.in.weight"):
+            return 3 * [c.inner_size]
+        if name.endswith("ssm.in.weight"):
+            return [c.inner_size] * 2 + 2 * [c.n_groups * c.state_size] + [c.heads]
+        return p.shape[:1]
+
     def schedule(self, progress):
-        """tau and the load's weight: a tenth of the run all deep, a tenth of raising, then final."""
-        ramp = min(max(10 * progress - 1, 0.0), 1.0)
+        """tau and the load's weight: all deep while the layers learn to read their states, then raised to the end value."""
+        ramp = min(max((progress - 0.15) / 0.15, 0.0), 1.0)
         return ramp, self.LOAD_WEIGHT * ramp
 
     @property

@@ -5,6 +5,7 @@ the size of an AdamW update, so that both share one learning rate and one weight
 """
 import torch
 
+SLOW = 0.1  # share of the rate for logarithms of time: at the full rate a head's memory collapses in a few steps
 STEPS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)
 
 
@@ -20,17 +21,19 @@ def orthogonalize(x):
 
 class Muon:
     def __init__(self, params, momentum=0.95):
-        """params: (parameter, parts): a parameter of several stacked matrices is orthogonalised part by part."""
+        """params: (parameter, sections): a parameter of several stacked matrices is orthogonalised one by one. This
+        matters: in a stack the rows with small gradients (B and C beside g and r) would hardly move."""
         self.params, self.momentum = params, momentum
         self.buffers = [torch.zeros_like(p) for p, _ in params]
 
     @torch.no_grad()
     def step(self, lr, decay):
-        for (p, parts), m in zip(self.params, self.buffers):
+        for (p, sections), m in zip(self.params, self.buffers):
             m.lerp_(p.grad, 1 - self.momentum)
             update = p.grad.lerp(m, self.momentum)
             p.mul_(1 - lr * decay)
-            for part, u in zip(p.view(parts, -1, p.shape[-1]), update.view(parts, -1, p.shape[-1])):
+            rows = lambda x: x.flatten(0, -2).split(sections)
+            for part, u in zip(rows(p), rows(update)):
                 tall = u.shape[0] >= u.shape[1]
                 step = orthogonalize(u if tall else u.T)
                 part.add_(step if tall else step.T, alpha=-lr * 0.2 * max(u.shape) ** 0.5)
@@ -45,25 +48,29 @@ class Muon:
 
 class Optimizer:
     def __init__(self, model, muon, decay=0.1):
-        self.decay, matrices, others, plain = decay, [], [], []
+        self.decay, matrices, others, plain, slow = decay, [], [], [], []
         for name, p in model.named_parameters():
             is_gate = "_gate.weight" in name
             if muon and ".layers." in name and name.endswith("weight") and (p.ndim == 2 or is_gate):
-                matrices.append((p, p.shape[0] if is_gate else 3 if name.endswith("conv.in.weight") else 1))
+                matrices.append((p, model.sections(name, p)))
+            elif name.endswith((".A_log", ".dt_bias")):
+                slow.append(p)
             elif p.ndim >= 2 and "kernel" not in name and ".A_imag" not in name:
                 others.append(p)
             else:
                 plain.append(p)
         plain += model.training_only()
         groups = [{"params": others, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+        if slow:
+            groups.append({"params": slow, "weight_decay": 0.0})
         self.adam = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
         self.muon = Muon(matrices) if matrices else None
-        self.params = others + plain + [p for p, _ in matrices]
+        self.params = others + plain + slow + [p for p, _ in matrices]
 
     def step(self, lr):
         norm = torch.nn.utils.clip_grad_norm_(self.params, 1.0)
-        for group in self.adam.param_groups:
-            group["lr"] = lr
+        for group, share in zip(self.adam.param_groups, (1, 1, SLOW)):
+            group["lr"] = lr * share
         self.adam.step()
         if self.muon:
             self.muon.step(lr, self.decay)

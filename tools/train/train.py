@@ -114,6 +114,7 @@ def main():
         (out["loss"] + out.get("extra", 0)).backward()
         lr = schedule.lr(step)
         norm = optimizer.step(lr)
+        model.constrain()
         step += 1
         now = time.time()
         record = {"step": step, "tokens": step * schedule.per_step, "loss": out["loss"].item(), "lr": lr, "norm": norm.item(),
