@@ -1,0 +1,34 @@
+/* Sums over the threads of a block or of a warp, for RMS norms on a CUDA device. C++ only, as kernels/cuda.h.
+ *
+ * The order follows from the number of elements and the size of the team alone: lane by lane in steps of the team, a
+ * tree over the warp, warps in order. */
+#ifndef SL_KERNELS_NORM_NORM_CUDA_H
+#define SL_KERNELS_NORM_NORM_CUDA_H
+
+#include "kernels/cuda.h"
+
+enum { SL_TEAM_WARP = 32, SL_TEAM_WARPS = 8 /* of a block-wide team */ };
+
+/* The sum over a team of n_warp warps, 1 or all of the block; all threads of the block call. shared: [n_warp]. */
+__device__ __forceinline__ float sl_team_sum(float v, uint32_t n_warp, float *shared) {
+    v = sl_warp_sum(v);
+    if (n_warp == 1) return v;
+    __syncthreads(); /* an earlier sum has been read */
+    if (threadIdx.x % SL_TEAM_WARP == 0) shared[threadIdx.x / SL_TEAM_WARP] = v;
+    __syncthreads();
+    v = shared[0];
+    for (uint32_t i = 1; i < n_warp; i++) v += shared[i];
+    return v;
+}
+
+/* The thread's part, from first on in steps, of the sum of squares of x [n]. */
+template <class X> __device__ __forceinline__ float sl_square_sum(const X *x, uint32_t n, uint32_t first, uint32_t step) {
+    float sum = 0;
+    for (uint32_t i = first; i < n; i += step) {
+        const float v = sl_load(x + i);
+        sum += v * v;
+    }
+    return sum;
+}
+
+#endif

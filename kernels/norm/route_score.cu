@@ -1,0 +1,26 @@
+/* The router on a CUDA device: bridge.md step 2, with the norm before it, from the residual stream in f32. One block a
+ * row, its sums in an order that follows from the width alone (norm_cuda.h). */
+#include "kernels/cuda_kernels.h"
+#include "kernels/elementwise/elementwise_cuda.h"
+#include "kernels/norm/norm_cuda.h"
+
+namespace {
+
+__global__ void route_score(sl_route_args a) {
+    __shared__ float shared[SL_TEAM_WARPS];
+    const uint64_t row = blockIdx.x;
+    if (row >= sl_row_count(a.rows)) return;
+    const float *x = a.x + row * a.x_stride;
+    const float sum = sl_team_sum(sl_square_sum(x, a.d, threadIdx.x, blockDim.x), SL_TEAM_WARPS, shared);
+    const float scale = 1 / sqrtf(sum / static_cast<float>(a.d) + a.eps);
+    float z = 0;
+    for (uint32_t i = threadIdx.x; i < a.d; i += blockDim.x) z += a.w[i] * (x[i] * scale * a.norm[i]);
+    z = sl_team_sum(z, SL_TEAM_WARPS, shared) + *a.b;
+    if (threadIdx.x == 0) a.rho[row] = a.tau < 1 ? fmaxf(0, 1 - sl_sigmoid(-z) / (1 - a.tau)) : 0;
+}
+
+} /* namespace */
+
+int sl_route_score_cuda(const sl_route_args *args, sl_stream stream) {
+    return sl_launch(route_score, dim3(args->rows.max), dim3(SL_TEAM_WARPS * SL_TEAM_WARP), 0, stream, *args);
+}
