@@ -399,3 +399,26 @@ void sl_fault_set(const char *format, ...) {
     vsnprintf(fault_text, sizeof fault_text, format, list);
     va_end(list);
 }
+
+/* ---- numbers of 16 bits -------------------------------------------------------------------------- */
+
+float sl_device_half_to_float(uint16_t bits) {
+    int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    float v = exponent == 31 ? (fraction ? NAN : INFINITY)
+              : exponent     ? ldexpf(static_cast<float>(fraction + 1024), exponent - 25)
+                             : ldexpf(static_cast<float>(fraction), -24);
+    return bits >> 15 ? -v : v;
+}
+
+/* Rounds to a multiple of the last place, which the processor does to nearest even. */
+uint16_t sl_device_float_to_half(float v) {
+    unsigned sign = __float_as_uint(v) >> 16 & 0x8000u;
+    float size = fabsf(v);
+    if (v != v)
+        return 0x7fff;
+    if (size >= 65520.0f)
+        return static_cast<uint16_t>(sign | 0x7c00u);
+    int exponent = size < ldexpf(1, -14) ? -14 : ilogbf(size);
+    unsigned steps = static_cast<unsigned>(rintf(ldexpf(size, 10 - exponent))); /* 1024 .. 2048, less if subnormal */
+    return static_cast<uint16_t>(sign | (static_cast<unsigned>(exponent + 14) * 1024u + steps));
+}
