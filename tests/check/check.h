@@ -34,6 +34,7 @@ typedef struct check {
     const char *member;     /* "gemm_q4" */
     const char *kernel;     /* the variant, "sl_gemm_q4_avx2" */
     size_t failed;          /* comparisons of this variant that failed */
+    bool cuda;              /* a CUDA kernel behind an adapter: q8 and q4 products take f32 inputs there */
     bool quiet;             /* a mutant: failures are expected and not printed */
     uint64_t rng;
     char what[256];         /* the case, for reports */

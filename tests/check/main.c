@@ -16,19 +16,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct family { const char *member; void (*test)(check *c); void (*bench)(check *c); } family;
 static const family families[] = {
 #define SL_CHECK(member, test_function, bench_function) { #member, test_function, bench_function },
 #include "families.def"
 #undef SL_CHECK
 };
 
-/* A kernel and how to put it into the table. */
-typedef struct variant {
-    const char *member, *name;
-    unsigned features;
-    void (*set)(sl_kernels *table);
-} variant;
 #define SL_KERNEL(member, isa, function)                                                                     \
     static void set_##function(sl_kernels *table) { table->member = function; }
 #include "kernels/kernels.def"
@@ -38,16 +31,22 @@ typedef struct variant {
 #include "mutants.def"
 #undef SL_MUTANT
 static const variant variants[] = {
-#define SL_KERNEL(member, isa, function) { #member, #function, SL_CPU_##isa, set_##function },
+#define SL_KERNEL(member, isa, function) { #member, #function, SL_CPU_##isa, false, set_##function },
 #include "kernels/kernels.def"
 #undef SL_KERNEL
 };
 static const variant mutants[] = {
-#define SL_MUTANT(member, function) { #member, #function, SL_CPU_REF, set_##function },
+#define SL_MUTANT(member, function) { #member, #function, SL_CPU_REF, false, set_##function },
 #include "mutants.def"
 #undef SL_MUTANT
 };
 enum { N_VARIANT = sizeof variants / sizeof *variants, N_MUTANT = sizeof mutants / sizeof *mutants };
+
+#ifndef SL_CUDA
+tally check_cuda_all(const char *name, uint64_t seed) { return (void)name, (void)seed, (tally){ 0, 0 }; }
+tally check_cuda_mutants(const char *name, uint64_t seed) { return (void)name, (void)seed, (tally){ 0, 0 }; }
+void check_cuda_list(void) {}
+#endif
 
 static check current;
 static sigjmp_buf after_fault;
@@ -74,20 +73,23 @@ static uint64_t seed_of(uint64_t seed, const char *member) {
     return h;
 }
 
-static const family *find_family(const char *member) {
+check *check_current(void) {
+    return &current;
+}
+
+const family *check_family(const char *member) {
     for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
         if (strcmp(families[i].member, member) == 0) return &families[i];
     }
     return NULL;
 }
 
-/* Runs body (a test or bench of the family) on one variant; faults are failures. Returns the failures. */
-static size_t run_variant(const variant *v, void (*body)(check *c), uint64_t seed, bool quiet) {
+size_t check_run(const variant *v, void (*body)(check *c), uint64_t seed, bool quiet) {
     static sl_kernels ref, test;
     ref = test = sl_kernels_select(SL_CPU_REF);
-    v->set(&test);
-    current = (check){ .ref = &ref, .test = &test, .member = v->member, .kernel = v->name, .quiet = quiet,
-                       .rng = seed_of(seed, v->member), .what = "before the first case" };
+    if (v->set) v->set(&test);
+    current = (check){ .ref = &ref, .test = &test, .member = v->member, .kernel = v->name, .cuda = v->cuda,
+                       .quiet = quiet, .rng = seed_of(seed, v->member), .what = "before the first case" };
     const int fault = sigsetjmp(after_fault, 1);
     armed = fault == 0;
     if (fault == 0) body(&current);
@@ -118,7 +120,7 @@ static size_t run_all(const char *name, bool bench, uint64_t seed, unsigned feat
     size_t n_failed = bench ? 0 : check_tables(features), n_run = 0, n_absent = 0;
     for (size_t i = 0; i < N_VARIANT; i++) {
         const variant *v = &variants[i];
-        const family *f = find_family(v->member);
+        const family *f = check_family(v->member);
         if (!strstr(v->name, name)) continue;
         if (!f) {
             fprintf(stderr, "FAILED: %s has no test in families.def\n", v->member);
@@ -126,10 +128,12 @@ static size_t run_all(const char *name, bool bench, uint64_t seed, unsigned feat
         } else if (!has_features(v, features)) {
             n_absent++;
         } else {
-            n_failed += run_variant(v, bench ? f->bench : f->test, seed, false) > 0;
+            n_failed += check_run(v, bench ? f->bench : f->test, seed, false) > 0;
             n_run++;
         }
     }
+    const tally device = bench ? (tally){ 0, 0 } : check_cuda_all(name, seed);
+    n_run += device.n_run, n_failed += device.n_failed;
     printf("%zu variants, %zu failed, %zu not on this processor\n", n_run, n_failed, n_absent);
     return n_failed + (n_run == 0);
 }
@@ -139,10 +143,10 @@ static size_t run_mutants(const char *name, uint64_t seed) {
     size_t n_survived = 0, n_run = 0;
     for (size_t i = 0; i < N_MUTANT; i++) {
         const variant *m = &mutants[i];
-        const family *f = find_family(m->member);
+        const family *f = check_family(m->member);
         if (!strstr(m->name, name)) continue;
         n_run++;
-        if (f && run_variant(m, f->test, seed, true) > 0) continue;
+        if (f && check_run(m, f->test, seed, true) > 0) continue;
         fprintf(stderr, "FAILED: the test of %s did not catch %s\n", m->member, m->name);
         n_survived++;
     }
@@ -151,6 +155,8 @@ static size_t run_mutants(const char *name, uint64_t seed) {
         for (size_t j = 0; j < N_MUTANT; j++) covered |= strcmp(mutants[j].member, families[i].member) == 0;
         if (!covered) fprintf(stderr, "FAILED: %s has no mutant\n", families[i].member), n_survived++;
     }
+    const tally device = check_cuda_mutants(name, seed);
+    n_run += device.n_run, n_survived += device.n_failed;
     printf("%zu mutants, %zu not caught\n", n_run, n_survived);
     return n_survived + (n_run == 0);
 }
@@ -161,6 +167,7 @@ static int list_all(unsigned features) {
                has_features(&variants[i], features) ? "" : " (not on this processor)");
     }
     for (size_t i = 0; i < N_MUTANT; i++) printf("%-14s %s (mutant)\n", mutants[i].member, mutants[i].name);
+    check_cuda_list();
     return 0;
 }
 

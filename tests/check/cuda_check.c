@@ -1,0 +1,124 @@
+/* Device memory and error handling of the CUDA checks. */
+#define _DEFAULT_SOURCE
+#include "cuda_check.h"
+#include "runner.h"
+
+#include <cuda_runtime_api.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#ifdef SL_TEST_DEVICE
+#include "test_device.h"
+#endif
+
+cuda_kernels cuda = {
+#define SL_KERNEL(member, isa, function)
+#define SL_CUDA_KERNEL(name, function) .name = function,
+#include "kernels/kernels.def"
+#undef SL_KERNEL
+};
+
+enum { MAX_ALLOCATION = 64 };
+static void *allocations[MAX_ALLOCATION];
+static size_t n_allocation;
+
+/* A device that has failed stays so: the process ends. */
+static void must(const char *what, int status) {
+    if (status == cudaSuccess) return;
+    const char *detail = "";
+#ifdef SL_TEST_DEVICE
+    detail = sl_device_fault();
+#endif
+    check_fail(check_current(), "%s: %s %s", what, cudaGetErrorString((cudaError_t)status), detail);
+    fflush(stderr);
+    _exit(1);
+}
+
+static void *allocate(size_t n_bytes) {
+    void *p = NULL;
+    must("cudaMalloc", n_allocation < MAX_ALLOCATION ? cudaMalloc(&p, n_bytes) : cudaErrorMemoryAllocation);
+    allocations[n_allocation++] = p;
+    return p;
+}
+
+/* Whole pages end at a guard page of the test device. */
+void *cuda_new(size_t n_bytes, size_t align) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), size = (n_bytes + align + page - 1) / page * page;
+    unsigned char *base = allocate(size);
+    must("cudaMemset", cudaMemset(base, 0xff, size));
+    return base + (size - n_bytes) / align * align;
+}
+
+void *cuda_put(const void *from, size_t n_bytes, size_t align) {
+    void *to = cuda_new(n_bytes, align);
+    if (n_bytes) must("cudaMemcpy", cudaMemcpy(to, from, n_bytes, cudaMemcpyHostToDevice));
+    return to;
+}
+
+void cuda_get(void *to, const void *device, size_t n_bytes) {
+    if (n_bytes) must("cudaMemcpy", cudaMemcpy(to, device, n_bytes, cudaMemcpyDeviceToHost));
+}
+
+/* Elements from one row to the next: up to 16 bytes of gap beyond what alignment asks for. */
+static size_t row_stride(sl_act act, size_t n) {
+    const size_t step = 16 / sl_act_size(act);
+    return (n / step + 1) * step;
+}
+
+void *cuda_new_rows(sl_act act, size_t n, size_t n_row, uint64_t *stride) {
+    *stride = row_stride(act, n);
+    return cuda_new(((n_row - 1) * *stride + n) * sl_act_size(act), 16);
+}
+
+static unsigned char *scratch(size_t n_bytes) {
+    unsigned char *p = malloc(n_bytes);
+    if (!p) abort();
+    memset(p, 0xff, n_bytes);
+    return p;
+}
+
+void *cuda_put_rows(sl_act act, const float *from, size_t from_stride, size_t n, size_t n_row, uint64_t *stride) {
+    *stride = row_stride(act, n);
+    const size_t n_bytes = ((n_row - 1) * *stride + n) * sl_act_size(act);
+    unsigned char *rows = scratch(n_bytes);
+    for (size_t r = 0; r < n_row; r++) {
+        const float *x = from + r * from_stride;
+        unsigned char *row = rows + r * *stride * sl_act_size(act);
+        if (act == SL_ACT_F32) memcpy(row, x, n * sizeof *x);
+        for (size_t i = 0; act == SL_ACT_BF16 && i < n; i++) ((uint16_t *)row)[i] = sl_f32_to_bf16(x[i]);
+    }
+    void *device = cuda_put(rows, n_bytes, 16);
+    free(rows);
+    return device;
+}
+
+static bool all_set(const unsigned char *p, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (p[i] != 0xff) return false;
+    }
+    return true;
+}
+
+void cuda_get_rows(sl_act act, float *to, size_t to_stride, size_t n, size_t n_row, const void *device, uint64_t stride) {
+    const size_t size = sl_act_size(act), n_bytes = ((n_row - 1) * stride + n) * size;
+    unsigned char *rows = scratch(n_bytes);
+    cuda_get(rows, device, n_bytes);
+    for (size_t r = 0; r < n_row; r++) {
+        const unsigned char *row = rows + r * stride * size;
+        float *y = to + r * to_stride;
+        if (act == SL_ACT_F32) memcpy(y, row, n * sizeof *y);
+        for (size_t i = 0; act == SL_ACT_BF16 && i < n; i++) y[i] = sl_bf16_to_f32(((const uint16_t *)row)[i]);
+        if (r + 1 < n_row && !all_set(row + n * size, (stride - n) * size))
+            check_fail(check_current(), "bytes between device rows %zu and %zu were written", r, r + 1);
+    }
+    free(rows);
+}
+
+void cuda_free(void) {
+    while (n_allocation > 0) must("cudaFree", cudaFree(allocations[--n_allocation]));
+}
+
+void cuda_run(int status) {
+    must("launch", status);
+    must("kernel", cudaDeviceSynchronize());
+}

@@ -1,0 +1,120 @@
+/* Runs the checks of the CUDA kernels, each in a process of its own: a kernel's fault leaves a device unusable, and what
+ * runs after it is to be heard all the same. */
+#define _POSIX_C_SOURCE 200809L
+#include "cuda_check.h"
+#include "runner.h"
+
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* An adapter in the table, held to its family's test, or a test of the kernel's own. */
+typedef struct cuda_check { const char *kernel; variant v; void (*test)(check *c); } cuda_check;
+/* A broken kernel and how to put it in the place of the good one. */
+typedef struct cuda_mutant { const char *kernel, *name; void (*plant)(void); } cuda_mutant;
+
+#define SL_CUDA_VARIANT(member, kernel, function)                                                                      \
+    static void set_##function(sl_kernels *table) { table->member = function; }
+#define SL_CUDA_TEST(kernel, function)
+#define SL_CUDA_MUTANT(kernel, function)                                                                               \
+    static void plant_##function(void) { cuda.kernel = function; }
+#include "cuda_variants.def"
+#undef SL_CUDA_VARIANT
+#undef SL_CUDA_TEST
+#undef SL_CUDA_MUTANT
+
+static const cuda_check checks[] = {
+#define SL_CUDA_VARIANT(member, kernel, function)                                                                      \
+    { #kernel, { #member, #function, SL_CPU_REF, true, set_##function }, NULL },
+#define SL_CUDA_TEST(kernel, function) { #kernel, { #kernel, #function, SL_CPU_REF, true, NULL }, function },
+#define SL_CUDA_MUTANT(kernel, function)
+#include "cuda_variants.def"
+#undef SL_CUDA_VARIANT
+#undef SL_CUDA_TEST
+#undef SL_CUDA_MUTANT
+};
+static const cuda_mutant mutants[] = {
+#define SL_CUDA_VARIANT(member, kernel, function)
+#define SL_CUDA_TEST(kernel, function)
+#define SL_CUDA_MUTANT(kernel, function) { #kernel, #function, plant_##function },
+#include "cuda_variants.def"
+#undef SL_CUDA_VARIANT
+#undef SL_CUDA_TEST
+#undef SL_CUDA_MUTANT
+};
+static const char *const kernels[] = {
+#define SL_KERNEL(member, isa, function)
+#define SL_CUDA_KERNEL(name, function) #name,
+#include "kernels/kernels.def"
+#undef SL_KERNEL
+};
+enum { N_CHECK = sizeof checks / sizeof *checks, N_MUTANT = sizeof mutants / sizeof *mutants,
+       N_KERNEL = sizeof kernels / sizeof *kernels };
+
+static void (*test_of(const cuda_check *k))(check *c) {
+    const family *f = k->test ? NULL : check_family(k->v.member);
+    return f ? f->test : k->test;
+}
+
+/* True: it passed. */
+static bool run_child(const cuda_check *k, void (*plant)(void), uint64_t seed) {
+    fflush(stdout);
+    fflush(stderr);
+    const pid_t child = fork();
+    if (child == 0) {
+        if (plant) plant();
+        const size_t n_failed = check_run(&k->v, test_of(k), seed, plant != NULL);
+        fflush(stderr);
+        _exit(n_failed > 0);
+    }
+    int status = -1;
+    const bool ended = child > 0 && waitpid(child, &status, 0) == child;
+    if (!ended || !WIFEXITED(status)) fprintf(stderr, "%s: process ended by signal %d\n", k->v.name, status);
+    return ended && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+/* Every kernel of kernels.def has a check. */
+static size_t check_covered(void) {
+    size_t n_failed = 0;
+    for (size_t i = 0; i < N_KERNEL; i++) {
+        bool covered = false;
+        for (size_t j = 0; j < N_CHECK; j++) covered |= strcmp(checks[j].kernel, kernels[i]) == 0;
+        if (!covered) fprintf(stderr, "FAILED: CUDA kernel %s has no line in cuda_variants.def\n", kernels[i]);
+        n_failed += !covered;
+    }
+    return n_failed;
+}
+
+tally check_cuda_all(const char *name, uint64_t seed) {
+    tally all = { 0, check_covered() };
+    for (size_t i = 0; i < N_CHECK; i++) {
+        if (!strstr(checks[i].v.name, name)) continue;
+        all.n_failed += !run_child(&checks[i], NULL, seed);
+        all.n_run++;
+    }
+    return all;
+}
+
+static bool is_caught(const cuda_mutant *m, uint64_t seed) {
+    for (size_t i = 0; i < N_CHECK; i++) {
+        if (strcmp(checks[i].kernel, m->kernel) == 0 && !run_child(&checks[i], m->plant, seed)) return true;
+    }
+    return false;
+}
+
+tally check_cuda_mutants(const char *name, uint64_t seed) {
+    tally all = { 0, 0 };
+    for (size_t i = 0; i < N_MUTANT; i++) {
+        if (!strstr(mutants[i].name, name)) continue;
+        all.n_run++;
+        if (is_caught(&mutants[i], seed)) continue;
+        fprintf(stderr, "FAILED: no check of CUDA kernel %s caught %s\n", mutants[i].kernel, mutants[i].name);
+        all.n_failed++;
+    }
+    return all;
+}
+
+void check_cuda_list(void) {
+    for (size_t i = 0; i < N_CHECK; i++) printf("%-14s %s (CUDA)\n", checks[i].v.member, checks[i].v.name);
+    for (size_t i = 0; i < N_MUTANT; i++) printf("%-14s %s (CUDA mutant)\n", mutants[i].kernel, mutants[i].name);
+}
