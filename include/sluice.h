@@ -50,7 +50,8 @@ typedef enum sl_status {
     SL_E_IO = -3,          /* a file could not be read or written */
     SL_E_FORMAT = -4,      /* a file's content is not what its format allows */
     SL_E_UNSUPPORTED = -5, /* valid, but not supported by this build or model */
-    SL_E_STATE = -6        /* a state does not belong to this model, or is damaged */
+    SL_E_STATE = -6,       /* a state does not belong to this model, or is damaged */
+    SL_E_DEVICE = -7       /* a device is missing, does not fit the model, or failed */
 } sl_status;
 
 typedef struct sl_error {
@@ -114,16 +115,43 @@ SL_API sl_status sl_chat_tokenize(const sl_model *model, const sl_message *messa
                                   bool first, bool answer, int32_t *tokens, size_t cap, size_t *n_token,
                                   sl_error *err);
 
+/* ---- devices ------------------------------------------------------------------------------------ */
+
+typedef struct sl_device_info {
+    char id[16];           /* "cpu", "cuda:0": what sl_session_params.device takes */
+    char name[128];        /* of the processor */
+    uint64_t memory_bytes, free_bytes; /* 0: not known */
+    int driver, runtime;   /* CUDA versions as 1000 * major + 10 * minor; 0: none */
+    int capability;        /* compute capability, 10 * major + minor */
+    bool usable;
+    char reason[200];      /* why not, one line */
+} sl_device_info;
+
+/* Writes at most cap devices and returns how many there are. The CPU is the first. Where CUDA devices cannot be asked
+ * about at all, "cuda" stands for them, with the reason. */
+SL_API size_t sl_devices(sl_device_info *devices, size_t cap);
+
 /* ---- session ------------------------------------------------------------------------------------ */
+
+typedef enum sl_activations {
+    SL_ACTIVATIONS_AUTO, /* f32 on the CPU and for f32 weights, else bf16 */
+    SL_ACTIVATIONS_F32,
+    SL_ACTIVATIONS_BF16  /* on the CPU: f32 */
+} sl_activations;
 
 typedef struct sl_session_params {
     size_t n_slot;         /* sequences held at once, >= 1 */
     size_t n_batch;        /* tokens per pass, >= 1; longer runs are split, with the same result */
     size_t n_thread;       /* 0: one per processor */
     float route_threshold; /* 0..1 replaces tau in all routed layers; NAN: as stored in the model */
+    const char *device;    /* "cpu" (also NULL), "cuda", "cuda:N", or "auto": a CUDA device if one is usable and the
+                              model fits, else the CPU. A device asked for by name is never replaced by another. */
+    sl_activations activations;
+    void (*progress)(void *arg, uint64_t done, uint64_t all); /* bytes of weights copied to a device; may be NULL */
+    void *progress_arg;
 } sl_session_params;
 
-SL_API sl_session_params sl_session_params_default(void); /* 1 slot, 512 tokens, all processors, NAN */
+SL_API sl_session_params sl_session_params_default(void); /* 1 slot, 512 tokens, all processors, NAN, the CPU */
 SL_API sl_status sl_session_create(const sl_model *model, const sl_session_params *params,
                                    sl_session **out, sl_error *err);
 SL_API void sl_session_destroy(sl_session *session);
@@ -142,6 +170,15 @@ typedef struct sl_run {
  * On error no slot has advanced, except SL_E_MEMORY in a growing KV store. Runs with SL_LOGITS_ALL may
  * have n_batch tokens together. */
 SL_API sl_status sl_session_eval(sl_session *session, const sl_run *runs, size_t n_run, sl_error *err);
+
+typedef struct sl_sampler sl_sampler;
+/* The same, and tokens[i] becomes the token that samplers[i] draws after run i, as sl_sampler_sample of its last logits
+ * would; samplers[i] NULL: none is drawn. A device that can draw by itself copies the token only, unless the run asks
+ * for logits too: then sl_slot_logits is NULL. */
+SL_API sl_status sl_session_eval_draw(sl_session *session, const sl_run *runs, size_t n_run,
+                                      sl_sampler *const *samplers, int32_t *tokens, sl_error *err);
+/* The id of the device that the session runs on ("cuda:0"), owned by the session. */
+SL_API const char *sl_session_device(const sl_session *session);
 
 /* [n_vocab] logits after the slot's last token; NULL if they were not asked for. Valid until the next
  * call that changes the slot. */
@@ -186,8 +223,6 @@ typedef struct sl_sampler_params {
     int32_t repeat_last_n; /* tokens it looks back; 0: off, -1: all */
     uint64_t seed;
 } sl_sampler_params;
-
-typedef struct sl_sampler sl_sampler;
 
 SL_API sl_sampler_params sl_sampler_params_default(void); /* 0.8, 40, 0.95, 0.05, 1.1, 64, seed 0 */
 SL_API sl_status sl_sampler_create(const sl_sampler_params *params, size_t n_vocab, sl_sampler **out,

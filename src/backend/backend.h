@@ -1,16 +1,22 @@
-/* Level 1 of the dispatch: what a device does for a session. One struct of functions per device; the CPU's
- * is sl_backend_cpu. A device owns the recurrent state of all slots (one slab), their growing KV stores and
- * the memory of the graph's values; a session owns everything else. */
+/* Level 1 of the dispatch: what a device does for a session. One struct of functions per kind of device. A device
+ * owns the recurrent state of all slots (one slab), their growing KV stores and the memory of the graph's values; a
+ * session owns everything else. Functions that reach the device can fail (SL_E_MEMORY, SL_E_DEVICE); after SL_E_DEVICE
+ * a device only fails and can only be closed. */
 #ifndef SL_BACKEND_BACKEND_H
 #define SL_BACKEND_BACKEND_H
 
 #include "graph/graph.h"
+#include "kernels/draw.h"
 
 typedef struct sl_device sl_device; /* each backend has its own */
 
 typedef struct sl_device_params {
     size_t n_slot, n_batch, n_thread; /* n_thread 0: as many as there are processors and work */
     bool kv_f16;                      /* KV elements are f16 instead of f32 */
+    int ordinal;                      /* which of the devices of this kind */
+    bool exact;                       /* f32 activations where the device would take bf16 */
+    void (*progress)(void *arg, uint64_t done, uint64_t all); /* bytes of weights uploaded; may be NULL */
+    void *progress_arg;
 } sl_device_params;
 
 /* A run of tokens of one slot inside a batch. */
@@ -24,8 +30,10 @@ typedef struct sl_batch {
     const int32_t *tokens;   /* [n_tok] */
     const sl_batch_run *runs;
     const uint32_t *out_rows; /* [n_out] rows whose logits are wanted, increasing */
-    float *const *out;       /* [n_out] where each goes, [n_vocab] */
-    size_t n_tok, n_run, n_out;
+    float *const *out;       /* [n_out] where each goes, [n_vocab]; NULL: nowhere, a token is drawn on the device */
+    const sl_draw *draws;    /* [n_draw] how, for those with out NULL in their order */
+    int32_t *drawn;          /* [n_draw] the tokens */
+    size_t n_tok, n_run, n_out, n_draw;
     float tau;               /* NAN: each router's own */
 } sl_batch;
 
@@ -38,28 +46,34 @@ typedef struct sl_counters {
 
 typedef struct sl_backend {
     const char *name;
+    bool draws; /* can draw tokens itself */
     sl_status (*open)(const sl_graph *graph, const sl_device_params *params, sl_device **out, sl_error *err);
     void (*close)(sl_device *device);
     /* Room for n_pos positions in the slot's KV stores; contents stay. */
     sl_status (*reserve)(sl_device *device, size_t slot, uint64_t n_pos, sl_error *err);
     /* Runs the graph and advances the states. The KV stores must have been reserved. */
-    void (*execute)(sl_device *device, const sl_batch *batch);
-    void (*reset)(sl_device *device, size_t slot);
+    sl_status (*execute)(sl_device *device, const sl_batch *batch, sl_error *err);
+    sl_status (*reset)(sl_device *device, size_t slot, sl_error *err);
     /* dst gets src's state after n_pos tokens; dst's KV must have been reserved. */
-    void (*copy)(sl_device *device, size_t src, size_t dst, uint64_t n_pos);
+    sl_status (*copy)(sl_device *device, size_t src, size_t dst, uint64_t n_pos, sl_error *err);
     /* The recurrent state, [graph->state_floats] in the order of graph->states. */
-    void (*read_state)(const sl_device *device, size_t slot, float *out);
-    void (*write_state)(sl_device *device, size_t slot, const float *in);
+    sl_status (*read_state)(sl_device *device, size_t slot, float *out, sl_error *err);
+    sl_status (*write_state)(sl_device *device, size_t slot, const float *in, sl_error *err);
     /* The KV store of n_pos positions: [store][k, v][kv head][n_pos][head_dim] elements. */
-    void (*read_kv)(const sl_device *device, size_t slot, uint64_t n_pos, void *out);
-    void (*write_kv)(sl_device *device, size_t slot, uint64_t n_pos, const void *in);
+    sl_status (*read_kv)(sl_device *device, size_t slot, uint64_t n_pos, void *out, sl_error *err);
+    sl_status (*write_kv)(sl_device *device, size_t slot, uint64_t n_pos, const void *in, sl_error *err);
     /* Fills n_pos positions with small numbers (bench). */
-    void (*fill_kv)(sl_device *device, size_t slot, uint64_t n_pos);
+    sl_status (*fill_kv)(sl_device *device, size_t slot, uint64_t n_pos, sl_error *err);
+    /* Waits until all passes are done: for clocks. */
+    sl_status (*wait)(sl_device *device, sl_error *err);
     size_t (*threads)(const sl_device *device);
     sl_counters *(*counters)(sl_device *device); /* the caller may zero them */
 } sl_backend;
 
 extern const sl_backend sl_backend_cpu;
+#ifdef SL_CUDA
+extern const sl_backend sl_backend_cuda;
+#endif
 
 /* Bytes of K and V of all stores per position. */
 static inline uint64_t sl_kv_token_bytes(const sl_graph *graph, bool f16) {

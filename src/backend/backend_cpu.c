@@ -6,6 +6,7 @@
 #include <string.h>
 #include <threads.h>
 
+#include "backend/count.h"
 #include "backend/cpu.h"
 #include "base/mem.h"
 #include "os/os.h"
@@ -118,16 +119,21 @@ static sl_status cpu_reserve(sl_device *device, size_t slot, uint64_t n_pos, sl_
     return SL_OK;
 }
 
-static void cpu_read_kv(const sl_device *device, size_t slot, uint64_t n_pos, void *out) {
+static sl_status cpu_read_kv(sl_device *device, size_t slot, uint64_t n_pos, void *out, sl_error *err) {
+    (void)err;
     copy_kv(device, out, n_pos, device->kv[slot].data, device->kv[slot].cap, n_pos);
+    return SL_OK;
 }
 
-static void cpu_write_kv(sl_device *device, size_t slot, uint64_t n_pos, const void *in) {
+static sl_status cpu_write_kv(sl_device *device, size_t slot, uint64_t n_pos, const void *in, sl_error *err) {
+    (void)err;
     copy_kv(device, device->kv[slot].data, device->kv[slot].cap, in, n_pos, n_pos);
+    return SL_OK;
 }
 
 /* f16 bits 0x1C00 + x and f32 of the same size: about 0.004 to 0.008, so that no exponent is unusual. */
-static void cpu_fill_kv(sl_device *device, size_t slot, uint64_t n_pos) {
+static sl_status cpu_fill_kv(sl_device *device, size_t slot, uint64_t n_pos, sl_error *err) {
+    (void)err;
     sl_kv *kv = &device->kv[slot];
     size_t bytes, cap_bytes;
     uint64_t rows = kv_rows(device, n_pos, &bytes);
@@ -139,6 +145,7 @@ static void cpu_fill_kv(sl_device *device, size_t slot, uint64_t n_pos) {
             at[0] = (uint8_t)(i + j * 7);
             at[1] = device->kv_f16 ? 0x1C : low ? 0 : 0x3B;
         }
+    return SL_OK;
 }
 
 static size_t cpu_threads(const sl_device *device) { return device->n_thread; }
@@ -149,21 +156,33 @@ static float *slot_floats(const sl_device *device, size_t slot) {
     return device->states + slot * device->graph->state_floats;
 }
 
-static void cpu_reset(sl_device *device, size_t slot) {
+static sl_status cpu_reset(sl_device *device, size_t slot, sl_error *err) {
+    (void)err;
     memset(slot_floats(device, slot), 0, device->graph->state_floats * sizeof(float));
+    return SL_OK;
 }
 
-static void cpu_read_state(const sl_device *device, size_t slot, float *out) {
+static sl_status cpu_read_state(sl_device *device, size_t slot, float *out, sl_error *err) {
+    (void)err;
     memcpy(out, slot_floats(device, slot), device->graph->state_floats * sizeof(float));
+    return SL_OK;
 }
 
-static void cpu_write_state(sl_device *device, size_t slot, const float *in) {
+static sl_status cpu_write_state(sl_device *device, size_t slot, const float *in, sl_error *err) {
+    (void)err;
     memcpy(slot_floats(device, slot), in, device->graph->state_floats * sizeof(float));
+    return SL_OK;
 }
 
-static void cpu_copy(sl_device *device, size_t src, size_t dst, uint64_t n_pos) {
-    cpu_read_state(device, src, slot_floats(device, dst));
+static sl_status cpu_copy(sl_device *device, size_t src, size_t dst, uint64_t n_pos, sl_error *err) {
     copy_kv(device, device->kv[dst].data, device->kv[dst].cap, device->kv[src].data, device->kv[src].cap, n_pos);
+    return cpu_read_state(device, src, slot_floats(device, dst), err);
+}
+
+static sl_status cpu_wait(sl_device *device, sl_error *err) {
+    (void)device;
+    (void)err;
+    return SL_OK; /* a pass is done when it returns */
 }
 
 /* ---- passes ------------------------------------------------------------------------------------- */
@@ -191,13 +210,29 @@ static void meet(struct sl_barrier *b, size_t n_thread) {
         else thrd_yield();
 }
 
+/* Runs that have rows in the node's domain. */
+static size_t active_runs(const sl_pass *pass, const sl_node *node) {
+    size_t n = 0, from, to;
+    for (size_t r = 0; r < pass->batch->n_run; r++) {
+        sl_run_rows(pass, sl_domain_of(pass, node->domain), r, &from, &to);
+        n += from < to;
+    }
+    return n;
+}
+
+static void count(const sl_pass *pass, const sl_node *node) {
+    const sl_counted work = { pass->batch, pass->device->kv_f16, 1, sl_domain_of(pass, node->domain)->n,
+                              active_runs(pass, node) };
+    sl_count_node(pass->graph, node, &work, &pass->device->counters);
+}
+
 /* Every thread walks all nodes; the row count of a router's domain is settled before any thread passes the
  * barrier behind the node that splits it. */
 static void run_nodes(const sl_pass *pass, size_t thread) {
     for (size_t i = 0; i < pass->graph->n_node; i++) {
         const sl_node *node = &pass->graph->nodes[i];
         if (!pass->device->domains[node->domain].n) continue;
-        if (!thread) sl_cpu_count(pass, node);
+        if (!thread) count(pass, node);
         sl_cpu_nodes[node->op](pass, node, thread);
         meet(pass->barrier, pass->n_thread);
     }
@@ -210,7 +245,8 @@ static size_t threads_for(const sl_device *device, size_t n_tok) {
     return device->few_threads && useful < device->n_thread ? (size_t)useful : device->n_thread;
 }
 
-static void cpu_execute(sl_device *device, const sl_batch *batch) {
+static sl_status cpu_execute(sl_device *device, const sl_batch *batch, sl_error *err) {
+    (void)err;
     struct sl_barrier barrier = { 0, 0 };
     device->domains[SL_ALL].n = batch->n_tok;
     device->domains[SL_OUTPUTS].n = batch->n_out;
@@ -222,6 +258,7 @@ static void cpu_execute(sl_device *device, const sl_batch *batch) {
         const sl_pass pass = { device, device->graph, &device->kernels, batch, (size_t)omp_get_num_threads(), &barrier };
         run_nodes(&pass, (size_t)omp_get_thread_num());
     }
+    return SL_OK;
 }
 
 static sl_counters *cpu_counters(sl_device *device) { return &device->counters; }
@@ -230,5 +267,5 @@ const sl_backend sl_backend_cpu = {
     .name = "cpu", .open = cpu_open, .close = cpu_close, .reserve = cpu_reserve, .execute = cpu_execute,
     .reset = cpu_reset, .copy = cpu_copy, .read_state = cpu_read_state, .write_state = cpu_write_state,
     .read_kv = cpu_read_kv, .write_kv = cpu_write_kv,
-    .fill_kv = cpu_fill_kv, .threads = cpu_threads, .counters = cpu_counters,
+    .fill_kv = cpu_fill_kv, .wait = cpu_wait, .threads = cpu_threads, .counters = cpu_counters,
 };

@@ -100,7 +100,4 @@ void sl_cpu_rope(const sl_pass *pass, const sl_node *node, size_t thread);
 void sl_cpu_kv_store(const sl_pass *pass, const sl_node *node, size_t thread);
 void sl_cpu_attention(const sl_pass *pass, const sl_node *node, size_t thread);
 
-/* Adds what the node reads and computes in this pass to the device's counters. */
-void sl_cpu_count(const sl_pass *pass, const sl_node *node);
-
 #endif

@@ -15,6 +15,7 @@ const char *sl_status_text(sl_status status) {
     case SL_E_FORMAT: return "bad format";
     case SL_E_UNSUPPORTED: return "not supported";
     case SL_E_STATE: return "bad state";
+    case SL_E_DEVICE: return "device failure";
     }
     return "unknown status";
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/devices.h"
 #include "kernels/types.h"
 
 /* ---- one flag ----------------------------------------------------------------------------------- */
@@ -122,6 +123,17 @@ static int set_texts(const given *g) {
     return -1;
 }
 
+/* "a|b|c" */
+static int set_choice(const given *g) {
+    size_t n = strlen(g->value);
+    for (const char *p = g->arg->value; p && *p; p += strcspn(p, "|"), p += *p == '|') {
+        if (strcspn(p, "|") != n || memcmp(p, g->value, n)) continue;
+        *(const char **)g->arg->out = g->value;
+        return -1;
+    }
+    return misuse(g, "is not one of the choices", g->arg->value);
+}
+
 /* -1: the variable is set; else the exit code of the misuse reported. */
 static int set_value(const given *g) {
     switch (g->arg->type) {
@@ -133,6 +145,10 @@ static int set_value(const given *g) {
     case SL_ARG_TYPE:
         if (sl_type_parse(g->value, g->arg->out)) return -1;
         return misuse(g, "is not a known type", "f32, f16, bf16, q8 or q4");
+    case SL_ARG_CHOICE: return set_choice(g);
+    case SL_ARG_DEVICE:
+        *(const char **)g->arg->out = g->value;
+        return sl_device_name_is_known(g->value) ? -1 : misuse(g, "is not a device", "cpu, cuda, cuda:N or auto");
     case SL_ARG_LIST: return set_list(g);
     case SL_ARG_TEXTS: return set_texts(g);
     }

@@ -88,7 +88,7 @@ sl_status sl_synthetic_parse(const char *text, sl_synthetic *out, sl_error *err)
     bool typed = false;
     sl_name_buf buf;
     size_t n = strcspn(text, ":");
-    *out = (sl_synthetic){ find_preset(text, n), SL_Q4, 0.5f };
+    *out = (sl_synthetic){ .preset = find_preset(text, n), .type = SL_Q4, .deep = 0.5f };
     if (!out->preset)
         return sl_fail(err, SL_E_ARG, "unknown preset '%s' (expected %s)", sl_name_escape(text, n, &buf),
                        sl_preset_names());
@@ -147,6 +147,7 @@ typedef struct maker {
     pool pools[MAX_POOLS];
     size_t n_pool;
     float deep;
+    bool on_device;
     bool failed; /* out of memory */
 } maker;
 
@@ -237,25 +238,28 @@ static uint64_t name_key(const char *name) {
     return key;
 }
 
-static void init_row(void *arg, const sl_tensor_spec *spec, sl_type type, uint64_t row, void *stored) {
+static float init_row(void *arg, const sl_tensor_spec *spec, sl_type type, uint64_t row, void *stored) {
     maker *m = arg;
     size_t width = (size_t)sl_spec_width(spec), row_bytes = (size_t)sl_row_bytes(type, width);
     uint64_t key = name_key(spec->name);
     if (spec->class_ == SL_TENSOR_KEEP) {
         float *out = stored;
         for (size_t i = 0; i < width; i++) out[i] = kept_value(m, spec->name, width, key + row * width + i);
-        return;
+        return 0;
     }
+    const float scale = matrix_scale(spec->name, width);
+    if (m->on_device && spec->class_ != SL_TENSOR_SMALL) return scale * sqrtf(3); /* uniform, of the same variance */
     size_t n_row = spec->class_ == SL_TENSOR_EMBED ? EMBED_ROWS : POOL_ROWS;
-    const pool *p = find_pool(m, n_row, width, type, matrix_scale(spec->name, width));
+    const pool *p = find_pool(m, n_row, width, type, scale);
     if (p) memcpy(stored, p->rows + (key + row) % n_row * row_bytes, row_bytes);
     else m->failed = true;
+    return 0;
 }
 
 sl_status sl_synthetic_make(const sl_synthetic *synthetic, sl_model **out, sl_error *err) {
     const sl_preset *p = synthetic->preset;
     sl_meta meta = { 0 };
-    maker m = { .deep = synthetic->deep };
+    maker m = { .deep = synthetic->deep, .on_device = synthetic->on_device };
     *out = NULL;
     sl_status status = add_shape(&meta, p, err);
     if (status == SL_OK) status = p->attention ? add_transformer(&meta, p, err) : add_bridge(&meta, p, err);

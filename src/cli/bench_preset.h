@@ -17,6 +17,7 @@ typedef struct sl_synthetic {
     const sl_preset *preset;
     sl_type type;
     float deep; /* share of deep tokens in routed layers, 0..1 */
+    bool on_device; /* matrices are made on the GPU that the model runs on: none in memory */
 } sl_synthetic;
 
 /* NAME[:TYPE][:deep=X]; without a type q4, without a share 0.5. The error quotes the part that is wrong. */

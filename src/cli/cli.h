@@ -19,6 +19,8 @@ typedef enum sl_arg_type {
     SL_ARG_FLOAT,   /* double *: finite, within min..max */
     SL_ARG_SEED,    /* uint64_t *: 0..2^64-1, or -1 for a random one */
     SL_ARG_TYPE,    /* sl_type *: f32 f16 bf16 q8 q4 */
+    SL_ARG_CHOICE,  /* const char **: one of those that value names, "a|b|c" */
+    SL_ARG_DEVICE,  /* const char **: cpu, cuda, cuda:N or auto */
     SL_ARG_LIST,    /* sl_int_list *: comma list of integers within min..max */
     SL_ARG_TEXTS    /* sl_text_list *: the flag may be given again */
 } sl_arg_type;
@@ -83,6 +85,8 @@ void sl_interrupt_clear(void);
 typedef struct sl_common {
     const char *model;      /* -m; NULL: the shipped Bridge */
     int64_t n_thread, n_batch;
+    const char *device;     /* "auto" */
+    const char *activations; /* on a GPU: "f32", "bf16"; NULL: as the weights have it */
     double route_threshold; /* NAN: as stored */
     double temperature, top_p, min_p, repeat_penalty;
     int64_t top_k, repeat_last_n, n_predict;
@@ -91,7 +95,7 @@ typedef struct sl_common {
     bool ignore_eos;
 } sl_common;
 void sl_common_init(sl_common *common);
-/* Appends the shared flags to args (space for 20): model and session flags; sampling and generation flags too
+/* Appends the shared flags to args (space for 22): model and session flags; sampling and generation flags too
  * if sampling. Returns the new count. */
 size_t sl_common_args(sl_common *common, bool sampling, sl_arg *args, size_t n);
 sl_sampler_params sl_common_sampler(const sl_common *common);

@@ -64,7 +64,7 @@ static int add_baseline(bench *b) {
     b->has_baseline = true;
     if (b->against && is_file(b->against)) return add_file(b, b->against), -1;
     if (b->against) return add_synthetic(b, "--against", b->against);
-    b->made[b->n_model] = (sl_synthetic){ twin, b->made[0].type, 0 };
+    b->made[b->n_model] = (sl_synthetic){ .preset = twin, .type = b->made[0].type };
     b->names[b->n_model++] = twin->name;
     return -1;
 }

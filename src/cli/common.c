@@ -17,6 +17,7 @@ void sl_common_init(sl_common *common) {
     sl_session_params session = sl_session_params_default();
     *common = (sl_common){
         .n_thread = 0,
+        .device = "auto",
         .n_batch = (int64_t)session.n_batch,
         .route_threshold = NAN,
         .temperature = (double)sampler.temperature,
@@ -38,6 +39,10 @@ size_t sl_common_args(sl_common *common, bool sampling, sl_arg *args, size_t n) 
         { "-b, --batch-size", "N", SL_ARG_INT, &c->n_batch, 1, 65536, "tokens per pass (512)", NULL },
         { "--route-threshold", "X", SL_ARG_FLOAT, &c->route_threshold, 0, 1,
           "tau of every routed layer, 0..1; 0: all deep, 1: all light (the model's)", NULL },
+        { "--device", "NAME", SL_ARG_DEVICE, &c->device, 0, 0,
+          "cpu, cuda, cuda:N, or auto: a GPU if the model fits it (auto)", NULL },
+        { "--activations", "f32|bf16", SL_ARG_CHOICE, &c->activations, 0, 0,
+          "between the layers, on a GPU (bf16; f32 for f32 weights)", NULL },
     };
     const sl_arg sample[] = {
         { "-n, --n-predict", "N", SL_ARG_INT, &c->n_predict, -1, INT32_MAX,
@@ -138,14 +143,29 @@ bool sl_common_open_model(const sl_common *common, sl_model **model) {
     return status == SL_OK;
 }
 
+/* The first call starts the clock: a session without a device never draws the line. */
+static void show_upload(void *arg, uint64_t done, uint64_t all) {
+    sl_progress *progress = arg;
+    if (!progress->what) sl_progress_begin(progress, "copying weights to the device", "B");
+    sl_progress_update(progress, done, all);
+}
+
 bool sl_common_session(const sl_common *common, size_t n_slot, const sl_model *model, sl_session **session) {
     sl_session_params params = sl_session_params_default();
     params.n_slot = n_slot;
     params.n_batch = (size_t)common->n_batch;
     params.n_thread = (size_t)common->n_thread;
     params.route_threshold = (float)common->route_threshold;
+    params.device = common->device;
+    if (common->activations)
+        params.activations = !strcmp(common->activations, "f32") ? SL_ACTIVATIONS_F32 : SL_ACTIVATIONS_BF16;
+    sl_progress progress = { 0 };
+    params.progress = show_upload;
+    params.progress_arg = &progress;
     sl_error err;
-    if (sl_session_create(model, &params, session, &err) == SL_OK) return true;
+    sl_status status = sl_session_create(model, &params, session, &err);
+    sl_progress_end(&progress);
+    if (status == SL_OK) return true;
     sl_report_error(&err);
     return false;
 }

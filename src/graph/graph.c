@@ -313,11 +313,11 @@ static void find_lifetimes(sl_graph *g) {
 }
 
 /* Moves v up past every living value it overlaps, until it overlaps none. */
-static void place_value(const sl_graph *g, sl_value *v, const size_t *living, size_t n_living) {
+static void place_value(const sl_value *values, sl_value *v, const size_t *living, size_t n_living) {
     for (bool moved = true; moved;) {
         moved = false;
         for (size_t j = 0; j < n_living; j++) {
-            const sl_value *o = &g->values[living[j]];
+            const sl_value *o = &values[living[j]];
             if (o->offset_rows + o->row_bytes <= v->offset_rows || v->offset_rows + v->row_bytes <= o->offset_rows)
                 continue;
             v->offset_rows = o->offset_rows + o->row_bytes;
@@ -326,21 +326,21 @@ static void place_value(const sl_graph *g, sl_value *v, const size_t *living, si
     }
 }
 
-/* First fit: each value takes the lowest place free for its whole life. Values are numbered in the order
- * of their first nodes. Row counts of all domains are at most the batch's, so places are planned in bytes
- * per batch token. False: out of memory. */
-static bool place_values(sl_graph *g) {
-    size_t n_living = 0, *living = malloc((g->n_value + 1) * sizeof *living);
+/* First fit: each value takes the lowest place free for its whole life. Row counts of all domains are at most the
+ * batch's, so places are planned in bytes per batch token. */
+bool sl_graph_place(sl_value *values, size_t n, size_t *bytes) {
+    size_t n_living = 0, *living = malloc((n + 1) * sizeof *living);
     if (!living) return false;
-    for (size_t i = 0; i < g->n_value; i++) {
-        sl_value *v = &g->values[i];
+    *bytes = 0;
+    for (size_t i = 0; i < n; i++) {
+        sl_value *v = &values[i];
         size_t kept = 0;
         for (size_t j = 0; j < n_living; j++)
-            if (g->values[living[j]].last >= v->first) living[kept++] = living[j];
+            if (values[living[j]].last >= v->first) living[kept++] = living[j];
         n_living = kept;
-        place_value(g, v, living, n_living);
+        place_value(values, v, living, n_living);
         living[n_living++] = i;
-        g->arena_bytes = sl_max(g->arena_bytes, v->offset_rows + v->row_bytes);
+        *bytes = sl_max(*bytes, v->offset_rows + v->row_bytes);
     }
     free(living);
     return true;
@@ -349,5 +349,7 @@ static bool place_values(sl_graph *g) {
 sl_status sl_graph_finish(sl_graph *g, sl_error *err) {
     if (g->failed) return sl_fail(err, SL_E_MEMORY, "out of memory for the graph of %zu nodes", g->n_node);
     find_lifetimes(g);
-    return place_values(g) ? SL_OK : sl_fail(err, SL_E_MEMORY, "out of memory for the plan of %zu values", g->n_value);
+    return sl_graph_place(g->values, g->n_value, &g->arena_bytes)
+               ? SL_OK
+               : sl_fail(err, SL_E_MEMORY, "out of memory for the plan of %zu values", g->n_value);
 }

@@ -22,6 +22,7 @@ typedef struct sl_tensor {
     sl_type type;
     const void *data;
     uint64_t row_bytes, bytes;
+    float random; /* > 0: no data behind the address; a device makes values within +-random (for measurements) */
 } sl_tensor;
 
 typedef struct sl_weights { sl_tensor *tensors; size_t n; } sl_weights;
@@ -126,6 +127,9 @@ typedef struct sl_route { uint32_t domain; int32_t rho; } sl_route;
 void sl_graph_init(sl_graph *graph);
 void sl_graph_release(sl_graph *graph);
 sl_status sl_graph_finish(sl_graph *graph, sl_error *err);
+/* Gives values, numbered in the order of their first nodes, places by first, last and row_bytes; *bytes per batch token
+ * are enough for all. Backends with other rows than the graph's plan for themselves. False: out of memory. */
+bool sl_graph_place(sl_value *values, size_t n, size_t *bytes);
 
 /* n floats that live as long as the graph, zeroed, 64-byte aligned; NULL when out of memory. */
 float *sl_graph_constants(sl_graph *graph, size_t n);

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "os/os.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -336,6 +337,14 @@ size_t sl_os_processors(void) {
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     return n > 0 ? (size_t)n : 1;
 }
+
+uint64_t sl_os_memory(void) {
+    long pages = sysconf(_SC_PHYS_PAGES), bytes = sysconf(_SC_PAGESIZE);
+    return pages > 0 && bytes > 0 ? (uint64_t)pages * (uint64_t)bytes : 0;
+}
+
+void *sl_os_library(const char *name) { return dlopen(name, RTLD_NOW | RTLD_LOCAL); }
+void *sl_os_symbol(void *library, const char *name) { return dlsym(library, name); }
 
 char *sl_os_program_folder(void) {
     char path[4096];

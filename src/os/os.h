@@ -45,6 +45,10 @@ sl_status sl_os_read_file(const char *path, uint64_t max_bytes, char **data, siz
 double sl_os_seconds(void);         /* monotonic clock */
 uint64_t sl_os_peak_rss(void);      /* bytes; 0: unknown */
 size_t sl_os_processors(void);      /* usable by this process */
+uint64_t sl_os_memory(void);        /* bytes of main memory; 0: unknown */
+/* A shared library by its name, and a symbol in it; NULL: not there. Libraries stay loaded. */
+void *sl_os_library(const char *name);
+void *sl_os_symbol(void *library, const char *name);
 /* Folder of the running program with a trailing '/', malloc'd; NULL: unknown. */
 char *sl_os_program_folder(void);
 

@@ -18,6 +18,8 @@ sl_status sl_jobs_init(sl_jobs *jobs, const sl_model *model, sl_session *session
     };
     sl_status status = sl_alloc((void **)&jobs->slots, n_slot, sizeof *jobs->slots, "jobs", err);
     if (status == SL_OK) status = sl_alloc((void **)&jobs->runs, n_slot, sizeof *jobs->runs, "runs", err);
+    if (status == SL_OK) status = sl_alloc((void **)&jobs->samplers, n_slot, sizeof *jobs->samplers, "runs", err);
+    if (status == SL_OK) status = sl_alloc((void **)&jobs->drawn, n_slot, sizeof *jobs->drawn, "runs", err);
     if (status != SL_OK) sl_jobs_release(jobs);
     return status;
 }
@@ -25,6 +27,8 @@ sl_status sl_jobs_init(sl_jobs *jobs, const sl_model *model, sl_session *session
 void sl_jobs_release(sl_jobs *jobs) {
     free(jobs->slots);
     free(jobs->runs);
+    free(jobs->samplers);
+    free(jobs->drawn);
     *jobs = (sl_jobs){ 0 };
 }
 
@@ -45,7 +49,8 @@ static size_t plan_runs(sl_jobs *jobs) {
     for (size_t slot = 0; slot < jobs->n_slot; slot++) {
         sl_job *job = jobs->slots[slot];
         if (!is_running(job) || in_prompt(job)) continue;
-        jobs->runs[n++] = (sl_run){ slot, &job->next, 1, SL_LOGITS_LAST };
+        jobs->samplers[n] = job->sampler;
+        jobs->runs[n++] = (sl_run){ slot, &job->next, 1, SL_LOGITS_NONE };
     }
     size_t least = jobs->n_batch / 4 + 1;
     size_t left = jobs->n_batch > n + least ? jobs->n_batch - n : least;
@@ -53,17 +58,17 @@ static size_t plan_runs(sl_jobs *jobs) {
         sl_job *job = jobs->slots[slot];
         if (!is_running(job) || !in_prompt(job)) continue;
         size_t piece = sl_min(job->n_token - job->n_fed, left);
-        sl_logits_rows rows = job->n_fed + piece == job->n_token ? SL_LOGITS_LAST : SL_LOGITS_NONE;
-        jobs->runs[n++] = (sl_run){ slot, job->tokens + job->n_fed, piece, rows };
+        jobs->samplers[n] = job->n_fed + piece == job->n_token ? job->sampler : NULL;
+        jobs->runs[n++] = (sl_run){ slot, job->tokens + job->n_fed, piece, SL_LOGITS_NONE };
         left -= piece;
     }
     return n;
 }
 
-/* Samples the token after the slot's logits and tells the stream, which may end the answer. */
-static sl_status take_token(sl_jobs *jobs, size_t slot, sl_error *err) {
+/* Tells the stream of a drawn token, which may end the answer. */
+static sl_status take_token(sl_jobs *jobs, size_t slot, int32_t token, sl_error *err) {
     sl_job *job = jobs->slots[slot];
-    job->next = sl_sampler_sample(job->sampler, sl_slot_logits(jobs->session, slot));
+    job->next = token;
     sl_sampler_accept(job->sampler, job->next);
     SL_TRY(sl_stream_accept(&job->stream, job->next, err));
     bool full = jobs->max_context && sl_slot_position(jobs->session, slot) >= jobs->max_context;
@@ -75,11 +80,11 @@ sl_status sl_jobs_pass(sl_jobs *jobs, bool *worked, sl_error *err) {
     size_t n = plan_runs(jobs);
     *worked = n > 0;
     if (!n) return SL_OK;
-    SL_TRY(sl_session_eval(jobs->session, jobs->runs, n, err));
+    SL_TRY(sl_session_eval_draw(jobs->session, jobs->runs, n, jobs->samplers, jobs->drawn, err));
     for (size_t i = 0; i < n; i++) {
         sl_job *job = jobs->slots[jobs->runs[i].slot];
         if (in_prompt(job)) job->n_fed += jobs->runs[i].n_token;
-        if (jobs->runs[i].logits == SL_LOGITS_LAST) SL_TRY(take_token(jobs, jobs->runs[i].slot, err));
+        if (jobs->samplers[i]) SL_TRY(take_token(jobs, jobs->runs[i].slot, jobs->drawn[i], err));
     }
     return SL_OK;
 }

@@ -20,7 +20,9 @@ void sl_job_release(sl_job *job);
 typedef struct sl_jobs {
     sl_session *session;
     sl_job **slots; /* [n_slot] the caller's jobs; NULL: free */
-    sl_run *runs;   /* [n_slot] of the pass */
+    sl_run *runs;   /* [n_slot] of the pass, */
+    sl_sampler **samplers; /* [n_slot] those whose next token is drawn */
+    int32_t *drawn; /* [n_slot] */
     size_t n_slot, n_batch, max_context;
 } sl_jobs;
 

@@ -102,7 +102,8 @@ static sl_status bind_file(sl_model *model, sl_error *err) {
         const sl_slu_tensor *t = &slu->tensors[i];
         const sl_tensor_spec *spec = bsearch(t->name, schema.specs, schema.n, sizeof *spec, name_and_spec);
         model->weights.tensors[model->weights.n++] =
-            (sl_tensor){ *spec, t->type, slu->data + t->offset, sl_row_bytes(t->type, sl_spec_width(spec)), t->bytes };
+            (sl_tensor){ .spec = *spec, .type = t->type, .data = slu->data + t->offset, .bytes = t->bytes,
+                         .row_bytes = sl_row_bytes(t->type, sl_spec_width(spec)) };
     }
     sl_schema_release(&schema);
     model->fingerprint = slu->fingerprint;
@@ -137,7 +138,7 @@ static sl_status lay_out(sl_model *model, const sl_schema *schema, sl_type type,
     for (size_t i = 0; i < schema->n; i++) {
         const sl_tensor_spec *spec = &schema->specs[i];
         sl_tensor *t = &model->weights.tensors[i];
-        *t = (sl_tensor){ *spec, sl_class_type(spec->class_, type), NULL, 0, 0 };
+        *t = (sl_tensor){ .spec = *spec, .type = sl_class_type(spec->class_, type) };
         t->row_bytes = sl_row_bytes(t->type, sl_spec_width(spec));
         if (!sl_spec_bytes(spec, t->type, &t->bytes) || !sl_align(total, MADE_ALIGN, &total) ||
             !sl_add(total, t->bytes, &total))
@@ -156,7 +157,8 @@ static void fill(sl_model *model, sl_tensor_init init, void *arg) {
         sl_tensor *t = &model->weights.tensors[i];
         sl_align(at, MADE_ALIGN, &at);
         uint8_t *data = (uint8_t *)model->owned + at;
-        for (uint64_t r = 0; r < sl_spec_rows(&t->spec); r++) init(arg, &t->spec, t->type, r, data + r * t->row_bytes);
+        for (uint64_t r = 0; r < sl_spec_rows(&t->spec) && !(t->random > 0); r++)
+            t->random = init(arg, &t->spec, t->type, r, data + r * t->row_bytes);
         t->data = data;
         at += t->bytes;
     }

@@ -25,8 +25,9 @@ struct sl_model {
 };
 
 /* A model made in memory from metadata (as a config.json would give): init writes one stored row of a tensor
- * (sl_row_bytes of its width in that type) at a time. For bench. */
-typedef void (*sl_tensor_init)(void *arg, const sl_tensor_spec *spec, sl_type type, uint64_t row, void *stored);
+ * (sl_row_bytes of its width in that type) at a time and returns 0, or returns the size of random values that a device
+ * is to make in its place. For bench. */
+typedef float (*sl_tensor_init)(void *arg, const sl_tensor_spec *spec, sl_type type, uint64_t row, void *stored);
 sl_status sl_model_make(const sl_meta *meta, sl_type type, sl_tensor_init init, void *arg, sl_model **out,
                         sl_error *err);
 

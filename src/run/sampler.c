@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "run/sampler.h"
 
 typedef struct candidate { float logit; int32_t id; } candidate;
 
@@ -236,6 +237,38 @@ int32_t sl_sampler_sample(sl_sampler *s, const float *logits) {
     for (size_t i = 0; i < s->n_candidate; i++)
         if (s->candidates[i].logit > best) best = s->candidates[i].logit;
     if (best == -INFINITY) return 0; /* nothing is possible: as greedy would */
-    bool all = s->params.top_p >= 1 && s->params.min_p <= 0;
+    /* Where a device could draw as well, the candidates are in its order. */
+    bool all = s->params.top_p >= 1 && s->params.min_p <= 0 && s->n_candidate > SL_SAMPLE_MAX_K;
     return draw(s, all ? 0 : s->n_candidate - keep_likely(s, best), best);
+}
+
+/* ---- drawing on a device ------------------------------------------------------------------------ */
+
+/* The ids that the penalty falls on, each once; false: too many. */
+static bool list_window(sl_sampler *s, sl_draw *out) {
+    bool every = s->params.repeat_last_n < 0; /* then each is in the window once */
+    out->n_window = 0;
+    if (s->params.repeat_penalty == 1.0F) return true;
+    bool fits = true;
+    for (size_t i = 0; i < s->n_window && fits; i++) {
+        int32_t id = s->window[i];
+        if (!every && s->penalised[id]) continue;
+        fits = out->n_window < SL_SAMPLE_MAX_WINDOW;
+        if (fits) out->window[out->n_window++] = id;
+        if (!every) s->penalised[id] = 1;
+    }
+    mark_window(s, 0);
+    return fits;
+}
+
+bool sl_sampler_draw(sl_sampler *s, sl_draw *out) {
+    bool likeliest = is_greedy(s);
+    if ((!likeliest && s->n_candidate > SL_SAMPLE_MAX_K) || !list_window(s, out)) return false;
+    out->temperature = likeliest ? 0 : s->params.temperature;
+    out->top_k = likeliest ? 1 : (uint32_t)s->n_candidate;
+    out->top_p = s->params.top_p;
+    out->min_p = s->params.min_p;
+    out->repeat_penalty = s->params.repeat_penalty;
+    out->random = likeliest ? 0 : next_random(s->random);
+    return true;
 }

@@ -9,9 +9,13 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "backend/devices.h"
 #include "os/os.h"
+#include "run/sampler.h"
 
-sl_session_params sl_session_params_default(void) { return (sl_session_params){ 1, 512, 0, NAN }; }
+sl_session_params sl_session_params_default(void) {
+    return (sl_session_params){ .n_slot = 1, .n_batch = 512, .route_threshold = NAN };
+}
 
 /* ---- creation ----------------------------------------------------------------------------------- */
 
@@ -34,6 +38,9 @@ static sl_status session_memory(sl_session *s, sl_error *err) {
     SL_TRY(sl_alloc((void **)&s->tokens, s->n_batch, sizeof *s->tokens, "a batch", err));
     SL_TRY(sl_alloc((void **)&s->out_rows, s->n_batch, sizeof *s->out_rows, "a batch", err));
     SL_TRY(sl_alloc((void **)&s->out, s->n_batch, sizeof *s->out, "a batch", err));
+    SL_TRY(sl_alloc((void **)&s->draws, s->n_slot, sizeof *s->draws, "drawing tokens", err));
+    SL_TRY(sl_alloc((void **)&s->drawn, s->n_slot, sizeof *s->drawn, "drawing tokens", err));
+    SL_TRY(sl_alloc((void **)&s->draw_run, s->n_slot, sizeof *s->draw_run, "drawing tokens", err));
     SL_TRY(sl_alloc((void **)&s->slot_logits, s->n_slot, n_vocab * sizeof(float), "logits", err));
     for (size_t i = 0; i < s->n_slot; i++) s->slots[i].logits = s->slot_logits + i * n_vocab;
     s->run_logits_bytes = (uint64_t)s->n_batch * n_vocab * sizeof(float);
@@ -48,13 +55,18 @@ sl_status sl_session_create(const sl_model *model, const sl_session_params *para
     sl_session *s;
     SL_TRY(sl_alloc((void **)&s, 1, sizeof *s, "a session", err));
     s->model = model;
-    s->backend = &sl_backend_cpu;
     s->n_slot = params->n_slot;
     s->n_batch = params->n_batch;
     s->tau = params->route_threshold;
     s->kv_f16 = model->type != SL_F32;
-    const sl_device_params device = { s->n_slot, s->n_batch, params->n_thread, s->kv_f16 };
+    sl_device_params device = {
+        .n_slot = s->n_slot, .n_batch = s->n_batch, .n_thread = params->n_thread, .kv_f16 = s->kv_f16,
+        .exact = params->activations == SL_ACTIVATIONS_F32 ||
+                 (params->activations == SL_ACTIVATIONS_AUTO && model->type == SL_F32),
+        .progress = params->progress, .progress_arg = params->progress_arg,
+    };
     sl_status status = session_memory(s, err);
+    if (status == SL_OK) status = sl_device_choose(params->device, &model->graph, &device, &s->backend, s->device_id, err);
     if (status == SL_OK) status = s->backend->open(&model->graph, &device, &s->device, err);
     if (status == SL_OK) *out = s;
     else sl_session_destroy(s);
@@ -80,6 +92,9 @@ void sl_session_destroy(sl_session *s) {
     free(s->tokens);
     free(s->out_rows);
     free(s->out);
+    free(s->draws);
+    free(s->drawn);
+    free(s->draw_run);
     free(s);
 }
 
@@ -122,23 +137,45 @@ static sl_status prepare_runs(sl_session *s, const sl_run *runs, size_t n_run, s
     return SL_OK;
 }
 
-/* Where the logits of token t of a run go, or NULL. */
-static float *logits_place(const sl_session *s, const sl_run *run, size_t i, size_t t) {
+/* One call of sl_session_eval_draw. */
+typedef struct call {
+    const sl_run *runs;
+    size_t n_run;
+    sl_sampler *const *samplers; /* NULL: none */
+    int32_t *tokens;
+} call;
+
+static sl_sampler *sampler_of(const call *c, size_t i) { return c->samplers ? c->samplers[i] : NULL; }
+
+/* Where the logits of token t of run i go, or NULL. */
+static float *logits_place(const sl_session *s, const call *c, size_t i, size_t t) {
+    const sl_run *run = &c->runs[i];
     if (run->logits == SL_LOGITS_ALL) return s->run_logits + (s->run_first[i] + t) * s->model->n_vocab;
-    return run->logits == SL_LOGITS_LAST && t + 1 == run->n_token ? s->slots[run->slot].logits : NULL;
+    bool wanted = run->logits == SL_LOGITS_LAST || sampler_of(c, i);
+    return wanted && t + 1 == run->n_token ? s->slots[run->slot].logits : NULL;
+}
+
+/* Whether the token after run i is drawn on the device; then how. */
+static bool add_draw(sl_session *s, const call *c, size_t i, sl_batch *batch) {
+    sl_sampler *sampler = sampler_of(c, i);
+    if (!sampler || !s->backend->draws || c->runs[i].logits != SL_LOGITS_NONE) return false;
+    if (!sl_sampler_draw(sampler, &s->draws[batch->n_draw])) return false;
+    s->draw_run[batch->n_draw++] = i;
+    return true;
 }
 
 /* Adds up to room tokens of run i, from token t on, to the pass; returns how many. */
-static size_t add_tokens(sl_session *s, const sl_run *run, size_t i, size_t t, sl_batch *batch) {
+static size_t add_tokens(sl_session *s, const call *c, size_t i, size_t t, sl_batch *batch) {
+    const sl_run *run = &c->runs[i];
     sl_slot *slot = &s->slots[run->slot];
     size_t n = sl_min(run->n_token - t, s->n_batch - batch->n_tok);
     s->runs[batch->n_run++] = (sl_batch_run){ run->slot, batch->n_tok, n, position(slot) };
     memcpy(s->tokens + batch->n_tok, run->tokens + t, n * sizeof *s->tokens);
     for (size_t j = 0; j < n; j++) {
-        float *place = logits_place(s, run, i, t + j);
+        float *place = logits_place(s, c, i, t + j);
         if (!place) continue;
         s->out_rows[batch->n_out] = (uint32_t)(batch->n_tok + j);
-        s->out[batch->n_out++] = place;
+        s->out[batch->n_out++] = add_draw(s, c, i, batch) ? NULL : place;
     }
     memmove(slot->tokens + slot->n_token, run->tokens + t, n * sizeof *slot->tokens); /* may be the same place */
     slot->n_token += n;
@@ -146,32 +183,54 @@ static size_t add_tokens(sl_session *s, const sl_run *run, size_t i, size_t t, s
     return n;
 }
 
-static void finish_run(sl_session *s, const sl_run *run, size_t i) {
-    sl_slot *slot = &s->slots[run->slot];
-    slot->has_logits = run->logits != SL_LOGITS_NONE;
-    if (run->logits == SL_LOGITS_ALL)
-        memcpy(slot->logits, logits_place(s, run, i, run->n_token - 1), s->model->n_vocab * sizeof(float));
+/* Fills passes with what is left of the runs and executes them. */
+static sl_status run_passes(sl_session *s, const call *c, sl_error *err) {
+    for (size_t i = 0, t = 0; i < c->n_run;) {
+        sl_batch batch = { .tokens = s->tokens, .runs = s->runs, .out_rows = s->out_rows, .out = s->out,
+                           .draws = s->draws, .drawn = s->drawn, .tau = s->tau };
+        while (i < c->n_run && batch.n_tok < s->n_batch) {
+            t += add_tokens(s, c, i, t, &batch);
+            if (t == c->runs[i].n_token) i++, t = 0;
+        }
+        SL_TRY(s->backend->execute(s->device, &batch, err));
+        for (size_t d = 0; d < batch.n_draw; d++) c->tokens[s->draw_run[d]] = s->drawn[d];
+    }
+    return SL_OK;
 }
 
-sl_status sl_session_eval(sl_session *s, const sl_run *runs, size_t n_run, sl_error *err) {
+/* tokens[i] >= 0: drawn on the device. */
+static void finish_run(sl_session *s, const call *c, size_t i) {
+    const sl_run *run = &c->runs[i];
+    sl_slot *slot = &s->slots[run->slot];
+    sl_sampler *sampler = sampler_of(c, i);
+    bool drawn = sampler && c->tokens[i] >= 0;
+    slot->has_logits = run->logits != SL_LOGITS_NONE || (sampler && !drawn);
+    if (run->logits == SL_LOGITS_ALL)
+        memcpy(slot->logits, logits_place(s, c, i, run->n_token - 1), s->model->n_vocab * sizeof(float));
+    if (sampler && !drawn) c->tokens[i] = sl_sampler_sample(sampler, slot->logits);
+}
+
+sl_status sl_session_eval_draw(sl_session *s, const sl_run *runs, size_t n_run, sl_sampler *const *samplers,
+                               int32_t *tokens, sl_error *err) {
+    const call c = { runs, n_run, samplers, tokens };
     SL_TRY(prepare_runs(s, runs, n_run, err));
     size_t all = 0;
     for (size_t i = 0; i < n_run; i++) { /* from here on: the first row of each run's logits */
         s->run_first[i] = runs[i].logits == SL_LOGITS_ALL ? all : SIZE_MAX;
         all += runs[i].logits == SL_LOGITS_ALL ? runs[i].n_token : 0;
+        if (sampler_of(&c, i)) tokens[i] = -1;
     }
     s->n_run = n_run;
-    for (size_t i = 0, t = 0; i < n_run;) {
-        sl_batch batch = { .tokens = s->tokens, .runs = s->runs, .out_rows = s->out_rows, .out = s->out, .tau = s->tau };
-        while (i < n_run && batch.n_tok < s->n_batch) {
-            t += add_tokens(s, &runs[i], i, t, &batch);
-            if (t == runs[i].n_token) i++, t = 0;
-        }
-        s->backend->execute(s->device, &batch);
-    }
-    for (size_t i = 0; i < n_run; i++) finish_run(s, &runs[i], i);
+    SL_TRY(run_passes(s, &c, err));
+    for (size_t i = 0; i < n_run; i++) finish_run(s, &c, i);
     return SL_OK;
 }
+
+sl_status sl_session_eval(sl_session *s, const sl_run *runs, size_t n_run, sl_error *err) {
+    return sl_session_eval_draw(s, runs, n_run, NULL, NULL, err);
+}
+
+const char *sl_session_device(const sl_session *s) { return s->device_id; }
 
 const float *sl_slot_logits(const sl_session *s, size_t slot) {
     return slot < s->n_slot && s->slots[slot].has_logits ? s->slots[slot].logits : NULL;
@@ -193,7 +252,7 @@ const int32_t *sl_slot_tokens(const sl_session *s, size_t slot, size_t *n_token)
 
 void sl_slot_reset(sl_session *s, size_t slot) {
     sl_slot *p = &s->slots[slot];
-    s->backend->reset(s->device, slot);
+    s->backend->reset(s->device, slot, NULL); /* a device that fails here fails again in the next pass */
     drop_marks(p, 0);
     p->n_token = 0;
     p->skipped = 0;
@@ -214,7 +273,7 @@ sl_status sl_slot_fork(sl_session *s, size_t src, size_t dst, sl_error *err) {
     if (!sl_grow((void **)&to->tokens, &to->cap_token, from->n_token, sizeof *to->tokens))
         return sl_fail(err, SL_E_MEMORY, "out of memory for %zu tokens", from->n_token);
     SL_TRY(s->backend->reserve(s->device, dst, position(from), err));
-    s->backend->copy(s->device, src, dst, position(from));
+    SL_TRY(s->backend->copy(s->device, src, dst, position(from), err));
     drop_marks(to, 0);
     if (from->n_token) memcpy(to->tokens, from->tokens, from->n_token * sizeof *to->tokens);
     to->n_token = from->n_token;
@@ -231,7 +290,11 @@ sl_status sl_slot_mark(sl_session *s, size_t slot, sl_error *err) {
     if (p->n_mark && p->marks[p->n_mark - 1].position == position(p)) drop_marks(p, p->n_mark - 1);
     sl_mark mark = { position(p), NULL, p->has_logits };
     SL_TRY(sl_alloc((void **)&mark.state, n_state + n_vocab, sizeof(float), "a checkpoint", err));
-    s->backend->read_state(s->device, slot, mark.state);
+    sl_status status = s->backend->read_state(s->device, slot, mark.state, err);
+    if (status != SL_OK) {
+        free(mark.state);
+        return status;
+    }
     memcpy(mark.state + n_state, p->logits, n_vocab * sizeof(float));
     if (p->n_mark == SL_MAX_MARK) {
         free(p->marks[0].state);
@@ -261,9 +324,9 @@ sl_status sl_slot_rewind(sl_session *s, size_t slot, uint64_t n_token, sl_error 
     const sl_mark *mark = mark_before(p, n_token);
     size_t from = mark ? (size_t)mark->position : !n_state && n_token ? (size_t)n_token - 1 : 0;
     if (mark) {
-        s->backend->write_state(s->device, slot, mark->state);
+        SL_TRY(s->backend->write_state(s->device, slot, mark->state, err));
         memcpy(p->logits, mark->state + n_state, s->model->n_vocab * sizeof(float));
-    } else s->backend->reset(s->device, slot);
+    } else SL_TRY(s->backend->reset(s->device, slot, err));
     p->has_logits = mark && mark->has_logits;
     p->n_token = from;
     const sl_run run = { slot, p->tokens + from, (size_t)n_token - from, SL_LOGITS_LAST };
@@ -287,9 +350,9 @@ sl_status sl_session_fake_depth(sl_session *s, size_t slot, uint64_t n, sl_error
     float *state;
     SL_TRY(sl_alloc((void **)&state, g->state_floats, sizeof *state, "a made-up state", err));
     fill_pattern(state, g->state_floats);
-    s->backend->write_state(s->device, slot, state);
+    sl_status status = s->backend->write_state(s->device, slot, state, err);
     free(state);
-    s->backend->fill_kv(s->device, slot, n);
+    if (status == SL_OK) status = s->backend->fill_kv(s->device, slot, n, err);
     s->slots[slot].skipped = n;
-    return SL_OK;
+    return status;
 }

@@ -28,6 +28,7 @@ struct sl_session {
     const sl_model *model;
     const sl_backend *backend;
     sl_device *device;
+    char device_id[16];
     size_t n_slot, n_batch;
     float tau;        /* NAN: as stored */
     bool kv_f16;
@@ -41,6 +42,9 @@ struct sl_session {
     int32_t *tokens;     /* [n_batch] */
     uint32_t *out_rows;  /* [n_batch] */
     float **out;         /* [n_batch] */
+    sl_draw *draws;      /* [n_slot] tokens drawn on the device, */
+    int32_t *drawn;      /* [n_slot] */
+    size_t *draw_run;    /* [n_slot] and the runs they belong to */
     sl_batch_run *runs;  /* [n_slot] */
 };
 

@@ -88,8 +88,8 @@ sl_status sl_state_save(const sl_session *s, size_t slot, void *data, uint64_t n
     state_body b = body_parts(&h, data);
     if (p->n_token) memcpy(b.tokens, p->tokens, p->n_token * sizeof(int32_t));
     if (p->has_logits) memcpy(b.logits, p->logits, h.n_vocab * sizeof(float));
-    s->backend->read_state(s->device, slot, (float *)(void *)b.state);
-    s->backend->read_kv(s->device, slot, p->n_token, b.kv);
+    SL_TRY(s->backend->read_state(s->device, slot, (float *)(void *)b.state, err));
+    SL_TRY(s->backend->read_kv(s->device, slot, p->n_token, b.kv, err));
     memcpy(data, &h, sizeof h);
     h.checksum = sl_state_checksum(data, n_bytes);
     memcpy(data, &h, sizeof h);
@@ -147,9 +147,9 @@ static sl_status load_floats(sl_session *s, size_t slot, const state_header *h, 
     float *copy;
     SL_TRY(sl_alloc((void **)&copy, h->state_floats, sizeof *copy, "a state", err));
     memcpy(copy, from, h->state_floats * sizeof *copy);
-    s->backend->write_state(s->device, slot, copy);
+    sl_status status = s->backend->write_state(s->device, slot, copy, err);
     free(copy);
-    return SL_OK;
+    return status;
 }
 
 sl_status sl_state_load(sl_session *s, size_t slot, const void *data, uint64_t n_bytes, sl_error *err) {
@@ -170,8 +170,7 @@ sl_status sl_state_load(sl_session *s, size_t slot, const void *data, uint64_t n
     p->skipped = 0;
     p->has_logits = h.flags & FLAG_LOGITS;
     if (p->has_logits) memcpy(p->logits, b.logits, h.n_vocab * sizeof(float));
-    s->backend->write_kv(s->device, slot, h.n_token, b.kv);
-    return SL_OK;
+    return s->backend->write_kv(s->device, slot, h.n_token, b.kv, err);
 }
 
 /* ---- files -------------------------------------------------------------------------------------- */

@@ -15,7 +15,7 @@ static float uniform(uint64_t *seed) { /* -1 .. 1 */
 }
 
 /* Norms about 1, decays in a sane range, everything else small. */
-static void fill_row(void *arg, const sl_tensor_spec *spec, sl_type type, uint64_t row, void *stored) {
+static float fill_row(void *arg, const sl_tensor_spec *spec, sl_type type, uint64_t row, void *stored) {
     (void)row;
     float values[512];
     size_t n = (size_t)sl_spec_width(spec);
@@ -24,6 +24,7 @@ static void fill_row(void *arg, const sl_tensor_spec *spec, sl_type type, uint64
     if (strstr(spec->name, "dt_bias")) centre = -2;
     for (size_t i = 0; i < n; i++) values[i] = centre + 0.3f * uniform(arg);
     sl_pack_row(type, values, n, stored);
+    return 0;
 }
 
 static void put(sl_meta *meta, const char *key, int64_t value) {

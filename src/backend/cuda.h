@@ -1,0 +1,148 @@
+/* Inside of the CUDA backend: the device, its plan of the graph's values, and the nodes' launches.
+ *
+ * All work of a device goes to one stream. A pass puts its tokens, slots and positions into pinned memory, copies them
+ * to the device in one piece and launches the nodes; nothing waits inside. What a launch's shape depends on is known to the
+ * host (numbers of rows and runs); what depends on the data (deep rows, positions, pointers of growing KV stores) is
+ * read from device memory, so that a decode pass can be captured once and replayed. */
+#ifndef SL_BACKEND_CUDA_H
+#define SL_BACKEND_CUDA_H
+
+#include <cuda_runtime_api.h>
+
+#include "backend/backend.h"
+#include "backend/cuda_blas.h"
+#include "kernels/cuda_kernels.h"
+
+/* ---- plan: which type each value has and where it lies -------------------------------------------- */
+
+/* The graph's nodes as they are launched: steps that a later kernel does itself are skipped, quantised forms of
+ * activations are the activations. */
+typedef struct sl_cuda_plan {
+    sl_act act;
+    sl_value *values;    /* [n_value] row_bytes and places of this device */
+    int32_t *alias;      /* [n_value] the value that stands for it */
+    bool *is_f32;        /* [n_value] f32 also where activations are bf16 */
+    size_t arena_bytes;  /* per batch token */
+    uint64_t expand_bytes, sum_floats; /* scratch of products through cuBLAS: expanded weights; f32 sums per batch token */
+    uint64_t attention_floats;         /* scratch of a decode pass with n_slot runs */
+} sl_cuda_plan;
+
+sl_status sl_cuda_plan_make(const sl_graph *graph, const sl_device_params *params, sl_cuda_plan *plan, sl_error *err);
+void sl_cuda_plan_release(sl_cuda_plan *plan);
+/* Whether cuBLAS can take the weights as they are, and otherwise how many rows of them are expanded at a time. */
+bool sl_cuda_is_plain(const sl_cuda_plan *plan, const sl_tensor *w);
+uint64_t sl_cuda_piece(const sl_cuda_plan *plan, const sl_tensor *w);
+/* Calls f for everything in host memory that the nodes read: matrices with their tensor, floats without. */
+typedef void (*sl_cuda_constant_fn)(void *arg, const void *data, uint64_t n_bytes, const sl_tensor *tensor);
+void sl_cuda_constants(const sl_graph *graph, sl_cuda_constant_fn f, void *arg);
+
+/* ---- weights: one copy per graph and device, shared by its sessions -------------------------------- */
+
+typedef struct sl_cuda_item { const void *host; const sl_tensor *tensor; uint64_t n_bytes, offset; } sl_cuda_item;
+typedef struct sl_cuda_weights {
+    const sl_graph *graph;
+    int ordinal;
+    size_t users;
+    uint8_t *data;       /* device */
+    uint64_t n_bytes;
+    sl_cuda_item *items; /* [n_item] by host address */
+    size_t n_item;
+    struct sl_cuda_weights *next;
+} sl_cuda_weights;
+
+/* The layout only: items, offsets, n_bytes. */
+sl_status sl_cuda_weights_lay_out(const sl_graph *graph, sl_cuda_weights *weights, sl_error *err);
+/* Finds or uploads; the device is current. */
+sl_status sl_cuda_weights_open(const sl_graph *graph, const sl_device_params *params, sl_cuda_weights **out, sl_error *err);
+void sl_cuda_weights_close(sl_cuda_weights *weights);
+void sl_cuda_weights_release_layout(sl_cuda_weights *weights); /* of one that was only laid out */
+bool sl_cuda_weights_resident(const sl_graph *graph, int ordinal); /* uploaded already */
+/* Where something that sl_cuda_constants has named lies on the device. */
+const void *sl_cuda_weights_find(const sl_cuda_weights *weights, const void *host);
+
+/* ---- the device ----------------------------------------------------------------------------------- */
+
+/* What a pass sends to the device, in one copy; capacities from n_batch and n_slot. */
+typedef struct sl_cuda_input {
+    int32_t *tokens;     /* [n_batch] */
+    uint32_t *out_rows;  /* [n_batch] */
+    uint64_t *run_pos;   /* [n_slot] */
+    uint32_t *run_slot;  /* [n_slot] */
+    uint32_t *run_start; /* [n_slot + 1] */
+} sl_cuda_input;
+
+/* A router's decisions, on the device. */
+typedef struct sl_cuda_domain {
+    uint32_t *n, *index, *deep_start;
+    int32_t *row_of;
+    float *rho;
+    unsigned long long *tally; /* deep rows, passes with any */
+} sl_cuda_domain;
+
+enum { SL_CUDA_MAX_GRAPHS = 256 };
+
+struct sl_device {
+    const sl_graph *graph;
+    sl_cuda_plan plan;
+    sl_cuda_weights *weights;
+    size_t n_slot, n_batch;
+    int ordinal;
+    bool kv_f16;
+    sl_status failed;        /* SL_OK, or what every further call returns */
+    char failure[200];
+    cudaStream_t stream;
+    cudaEvent_t input_free;  /* the last copy from the pinned input is done */
+    sl_blas blas;            /* product NULL: own kernels */
+    uint8_t *block;          /* one allocation for everything below that lies on the device */
+    uint8_t *arena;          /* values */
+    float *states;           /* [n_slot][state_floats] */
+    sl_kv_slot *kv_slots;    /* device's copy of kv */
+    sl_cuda_input input;     /* device addresses */
+    uint8_t *input_block;
+    sl_cuda_domain *domains; /* [n_domain] host array of device addresses */
+    float *sums, *attention; /* scratch */
+    void *expanded;
+    void *workspace;
+    unsigned long long *tallies;
+    sl_draw *draws;          /* [n_slot] */
+    int32_t *drawn;          /* [n_slot] */
+    float *logits;           /* [n_logits][n_vocab]: an allocation of its own that grows */
+    size_t n_logits;
+    sl_kv_slot *kv;          /* [n_slot] host */
+    uint8_t *pinned;         /* input, then drawn tokens */
+    sl_cuda_input pinned_input;
+    int32_t *pinned_drawn;
+    uint64_t input_bytes;
+    cudaGraphExec_t graphs[SL_CUDA_MAX_GRAPHS + 1]; /* decode passes by number of runs */
+    uint8_t seen[SL_CUDA_MAX_GRAPHS + 1];           /* passes of that shape so far, up to 1 */
+    sl_counters counters;
+};
+
+/* Bytes of the device's block, from graph, plan, n_slot and n_batch. */
+sl_status sl_cuda_lay_out(sl_device *device, uint64_t *n_bytes, sl_error *err);
+/* SL_E_MEMORY, with what is needed and what would fit, if the current device has too little free memory. */
+sl_status sl_cuda_check_fit(const sl_graph *graph, const sl_device_params *params, bool resident, sl_error *err);
+
+/* One pass being launched. */
+typedef struct sl_cuda_pass {
+    sl_device *device;
+    const sl_graph *graph;
+    const sl_batch *batch;
+    uint32_t max_tok; /* of a run */
+} sl_cuda_pass;
+
+/* Launches the nodes in order; *node is the one that failed. Returns a cudaError_t. */
+int sl_cuda_launch_nodes(const sl_cuda_pass *pass, const sl_node **node);
+
+static inline int32_t sl_cuda_alias(const sl_device *device, int32_t value) { return device->plan.alias[value]; }
+static inline void *sl_cuda_value(const sl_device *device, int32_t value) {
+    return device->arena + device->plan.values[sl_cuda_alias(device, value)].offset_rows * device->n_batch;
+}
+static inline size_t sl_cuda_value_size(const sl_device *device, int32_t value) { /* of an element */
+    return device->plan.is_f32[sl_cuda_alias(device, value)] ? 4 : sl_act_size(device->plan.act);
+}
+static inline size_t sl_cuda_stride(const sl_device *device, int32_t value) {
+    return device->plan.values[sl_cuda_alias(device, value)].row_bytes / sl_cuda_value_size(device, value);
+}
+
+#endif

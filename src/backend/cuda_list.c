@@ -1,0 +1,130 @@
+/* The CUDA devices of this machine, why there are none, and what a session would need of one. */
+#include <stdio.h>
+#include <string.h>
+
+#include "backend/cuda.h"
+#include "backend/devices.h"
+#include "base/mem.h"
+
+enum { LEAST_CAPABILITY = 80 };
+
+bool sl_cuda_is_test_device(void) {
+#ifdef SL_TEST_DEVICE
+    return true;
+#else
+    return false;
+#endif
+}
+
+static void versions(int version, char text[16]) { snprintf(text, 16, "%d.%d", version / 1000, version / 10 % 100); }
+
+/* Why cudaGetDeviceCount gave nothing. */
+static void explain(cudaError_t e, char *reason) {
+    int driver = 0, runtime = 0;
+    char have[16], want[16];
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    versions(driver, have);
+    versions(runtime, want);
+    if (!driver) snprintf(reason, 200, "no CUDA driver was found (this build needs one for CUDA %s)", want);
+    else if (e == cudaErrorInsufficientDriver)
+        snprintf(reason, 200, "the driver is for CUDA %s, expected %s or later", have, want);
+    else if (e == cudaErrorNoDevice || e == cudaSuccess) snprintf(reason, 200, "the driver sees no CUDA device");
+    else snprintf(reason, 200, "the driver says: %s", cudaGetErrorString(e));
+}
+
+static void describe(int ordinal, sl_device_info *d) {
+    *d = (sl_device_info){ 0 };
+    struct cudaDeviceProp properties;
+    size_t free_bytes = 0, all = 0;
+    snprintf(d->id, sizeof d->id, "cuda:%d", ordinal);
+    cudaError_t e = cudaGetDeviceProperties(&properties, ordinal);
+    if (e == cudaSuccess) {
+        snprintf(d->name, sizeof d->name, "%s", properties.name);
+        d->memory_bytes = properties.totalGlobalMem;
+        d->capability = 10 * properties.major + properties.minor;
+    }
+    if (e == cudaSuccess) e = cudaDriverGetVersion(&d->driver);
+    if (e == cudaSuccess) e = cudaRuntimeGetVersion(&d->runtime);
+    if (e == cudaSuccess) e = cudaSetDevice(ordinal);
+    if (e == cudaSuccess) e = cudaMemGetInfo(&free_bytes, &all);
+    d->free_bytes = free_bytes;
+    if (e != cudaSuccess) snprintf(d->reason, sizeof d->reason, "it does not answer: %s", cudaGetErrorString(e));
+    else if (d->capability < LEAST_CAPABILITY)
+        snprintf(d->reason, sizeof d->reason, "compute capability %d.%d, expected %d.%d or more", d->capability / 10,
+                 d->capability % 10, LEAST_CAPABILITY / 10, LEAST_CAPABILITY % 10);
+    else d->usable = true;
+}
+
+size_t sl_cuda_devices(sl_device_info *devices, size_t cap, char *reason) {
+    int n = 0;
+    cudaError_t e = cudaGetDeviceCount(&n);
+    if (e != cudaSuccess || n <= 0) {
+        explain(e, reason);
+        return 0;
+    }
+    for (size_t i = 0; i < sl_min((size_t)n, cap); i++) describe((int)i, &devices[i]);
+    return (size_t)n;
+}
+
+/* ---- what fits ---------------------------------------------------------------------------------- */
+
+sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, sl_cuda_need *need, sl_error *err) {
+    sl_cuda_weights weights = { 0 };
+    sl_device device = { .graph = graph, .n_slot = params->n_slot, .n_batch = params->n_batch };
+    SL_TRY(sl_cuda_plan_make(graph, params, &device.plan, err));
+    sl_status status = sl_cuda_weights_lay_out(graph, &weights, err);
+    *need = (sl_cuda_need){
+        .weights = weights.n_bytes, .states = (uint64_t)graph->state_floats * sizeof(float) * params->n_slot,
+    };
+    uint64_t block = 0;
+    if (status == SL_OK) status = sl_cuda_lay_out(&device, &block, err);
+    need->activations = block - need->states + (uint64_t)graph->n_vocab * sizeof(float) * sl_min(params->n_slot, params->n_batch);
+    need->all = need->weights + need->states + need->activations;
+    sl_cuda_plan_release(&device.plan);
+    sl_cuda_weights_release_layout(&weights);
+    return status;
+}
+
+/* Bytes of all weights if the matrices were of that type. */
+static uint64_t weights_as(const sl_cuda_weights *w, sl_type type) {
+    uint64_t all = 0;
+    for (size_t i = 0; i < w->n_item; i++) {
+        const sl_tensor *t = w->items[i].tensor;
+        bool matrix = t && t->spec.n_dim == 2;
+        all += matrix ? sl_spec_rows(&t->spec) * sl_row_bytes(type, sl_spec_width(&t->spec)) : w->items[i].n_bytes;
+    }
+    return all;
+}
+
+/* ", as q4 it would need 4.1 GB" for the largest type that fits, if any does. */
+static void suggest(const sl_graph *graph, const sl_cuda_need *need, uint64_t free_bytes, char *text, size_t size) {
+    static const sl_type types[] = { SL_BF16, SL_Q8, SL_Q4 };
+    sl_cuda_weights w = { 0 };
+    snprintf(text, size, "; no type of it would fit");
+    if (sl_cuda_weights_lay_out(graph, &w, NULL) != SL_OK) return;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        uint64_t all = need->all - need->weights + weights_as(&w, types[i]);
+        if (all > free_bytes) continue;
+        snprintf(text, size, "; as %s it would need %.2f GB", sl_type_name(types[i]), (double)all / 1e9);
+        break;
+    }
+    sl_cuda_weights_release_layout(&w);
+}
+
+sl_status sl_cuda_check_fit(const sl_graph *graph, const sl_device_params *params, bool resident, sl_error *err) {
+    sl_cuda_need need;
+    size_t free_bytes = 0, all = 0;
+    char hint[80];
+    SL_TRY(sl_cuda_needs(graph, params, &need, err));
+    cudaError_t e = cudaMemGetInfo(&free_bytes, &all);
+    if (e != cudaSuccess)
+        return sl_fail(err, SL_E_DEVICE, "cuda:%d: asking for free memory: %s", params->ordinal, cudaGetErrorString(e));
+    if (need.all - (resident ? need.weights : 0) <= free_bytes) return SL_OK;
+    suggest(graph, &need, free_bytes, hint, sizeof hint);
+    return sl_fail(err, SL_E_MEMORY,
+                   "cuda:%d: out of memory: the model needs %.2f GB (weights %.2f, states of %zu sequences %.2f, "
+                   "activations %.2f), %.2f GB are free%s", params->ordinal, (double)need.all / 1e9,
+                   (double)need.weights / 1e9, params->n_slot, (double)need.states / 1e9, (double)need.activations / 1e9,
+                   (double)free_bytes / 1e9, hint);
+}

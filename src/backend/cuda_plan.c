@@ -1,0 +1,182 @@
+/* The plan of a graph's values on a CUDA device: types, lifetimes and places, and what the nodes read. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/cuda.h"
+#include "base/mem.h"
+
+enum { EXPAND_BYTES = 64 << 20 }; /* weights expanded at a time; a product with more goes in pieces of its rows */
+
+/* ---- types -------------------------------------------------------------------------------------- */
+
+/* The residual stream and the rotary table are f32; rows gathered from f32 stay so. */
+static bool makes_f32(const sl_cuda_plan *plan, const sl_node *node) {
+    if (node->op == SL_OP_EMBED || node->op == SL_OP_ROPE_TABLE) return true;
+    return node->op == SL_OP_GATHER && plan->is_f32[plan->alias[node->in[0]]];
+}
+
+static void find_types(const sl_graph *g, sl_cuda_plan *plan) {
+    for (size_t i = 0; i < g->n_value; i++) plan->alias[i] = (int32_t)i;
+    for (size_t i = 0; i < g->n_node; i++) {
+        const sl_node *node = &g->nodes[i];
+        if (node->out == SL_NO_VALUE) continue;
+        if (node->op == SL_OP_QUANT) plan->alias[node->out] = plan->alias[node->in[0]];
+        plan->is_f32[node->out] = plan->act == SL_ACT_F32 || makes_f32(plan, node);
+    }
+}
+
+/* ---- lifetimes ---------------------------------------------------------------------------------- */
+
+static void use(sl_cuda_plan *plan, int32_t v, size_t node) {
+    if (v == SL_NO_VALUE) return;
+    sl_value *value = &plan->values[plan->alias[v]];
+    value->last = node;
+    if (value->first == SIZE_MAX) value->first = node;
+}
+
+/* As the graph's, but quantised forms lengthen the life of what they stand for, and the scan reads what the node in front
+ * of it (which is not launched) would have prepared. */
+static void find_lifetimes(const sl_graph *g, sl_cuda_plan *plan) {
+    for (size_t i = 0; i < g->n_value; i++) plan->values[i].first = SIZE_MAX;
+    for (size_t i = 0; i < g->n_node; i++) {
+        const sl_node *node = &g->nodes[i];
+        size_t n_in = node->op == SL_OP_BRIDGE ? 5 : 6; /* the last of the bridge is a domain */
+        for (size_t j = 0; j < n_in; j++) use(plan, node->in[j], i + (node->op == SL_OP_SSM_INPUT));
+        use(plan, node->out, i);
+    }
+}
+
+static void find_rows(const sl_graph *g, sl_cuda_plan *plan) {
+    for (size_t i = 0; i < g->n_value; i++) {
+        sl_value *v = &plan->values[i];
+        size_t size = plan->is_f32[i] ? 4 : sl_act_size(plan->act);
+        v->offset_rows = 0;
+        v->row_bytes = plan->alias[i] == (int32_t)i ? sl_round_up(v->width * size, 64) : 0;
+        if (v->first == SIZE_MAX) v->first = v->last = 0; /* an alias lives nowhere */
+    }
+}
+
+/* ---- scratch ------------------------------------------------------------------------------------ */
+
+bool sl_cuda_is_plain(const sl_cuda_plan *plan, const sl_tensor *w) {
+    return w->type == (plan->act == SL_ACT_F32 ? SL_F32 : SL_BF16);
+}
+
+uint64_t sl_cuda_piece(const sl_cuda_plan *plan, const sl_tensor *w) {
+    const uint64_t rows = sl_spec_rows(&w->spec), row = (sl_spec_width(&w->spec) + 8) * sl_act_size(plan->act);
+    const uint64_t piece = EXPAND_BYTES / row / 64 * 64;
+    return sl_cuda_is_plain(plan, w) || piece >= rows ? rows : piece ? piece : 64;
+}
+
+/* A product over many rows goes through cuBLAS, which wants weights in the type of the activations, and where the result
+ * is added or biased, a place for the sums. */
+static void add_scratch(const sl_cuda_plan *plan, const sl_node *node, uint64_t *expand, uint64_t *sums) {
+    const sl_linear *p = &node->u.linear;
+    const uint64_t row = sl_round_up((size_t)sl_spec_width(&p->w->spec), 8) * sl_act_size(plan->act);
+    const uint64_t piece = sl_cuda_piece(plan, p->w);
+    if (!sl_cuda_is_plain(plan, p->w) && piece * row > *expand) *expand = piece * row;
+    if ((p->bias || p->acc != SL_NO_VALUE) && piece > *sums) *sums = piece;
+}
+
+static void find_scratch(const sl_graph *g, const sl_device_params *params, sl_cuda_plan *plan) {
+    for (size_t i = 0; i < g->n_node; i++) {
+        const sl_node *node = &g->nodes[i];
+        if (node->op == SL_OP_LINEAR) add_scratch(plan, node, &plan->expand_bytes, &plan->sum_floats);
+        if (node->op != SL_OP_ATTENTION) continue;
+        uint64_t floats = sl_attention_scratch_cuda((uint32_t)params->n_slot, (uint32_t)node->u.attention.n_head,
+                                                    (uint32_t)node->u.attention.head_dim);
+        if (floats > plan->attention_floats) plan->attention_floats = floats;
+    }
+}
+
+sl_status sl_cuda_plan_make(const sl_graph *g, const sl_device_params *params, sl_cuda_plan *plan, sl_error *err) {
+    *plan = (sl_cuda_plan){ .act = params->exact ? SL_ACT_F32 : SL_ACT_BF16 };
+    sl_status status = sl_alloc((void **)&plan->values, g->n_value, sizeof *plan->values, "the plan", err);
+    if (status == SL_OK) status = sl_alloc((void **)&plan->alias, g->n_value, sizeof *plan->alias, "the plan", err);
+    if (status == SL_OK) status = sl_alloc((void **)&plan->is_f32, g->n_value, sizeof *plan->is_f32, "the plan", err);
+    if (status == SL_OK) {
+        memcpy(plan->values, g->values, g->n_value * sizeof *plan->values);
+        find_types(g, plan);
+        find_lifetimes(g, plan);
+        find_rows(g, plan);
+        find_scratch(g, params, plan);
+        if (!sl_graph_place(plan->values, g->n_value, &plan->arena_bytes))
+            status = sl_fail(err, SL_E_MEMORY, "out of memory for the plan of %zu values", g->n_value);
+    }
+    if (status != SL_OK) sl_cuda_plan_release(plan);
+    return status;
+}
+
+void sl_cuda_plan_release(sl_cuda_plan *plan) {
+    free(plan->values);
+    free(plan->alias);
+    free(plan->is_f32);
+    *plan = (sl_cuda_plan){ 0 };
+}
+
+/* ---- what the nodes read ------------------------------------------------------------------------ */
+
+typedef struct visit { sl_cuda_constant_fn f; void *arg; } visit;
+
+static void matrix(const visit *v, const sl_tensor *w) { v->f(v->arg, w->data, w->bytes, w); }
+static void floats(const visit *v, const float *data, size_t n) {
+    if (data && n) v->f(v->arg, data, n * sizeof *data, NULL);
+}
+
+static void visit_sequence(const visit *v, const sl_node *node) {
+    switch (node->op) {
+    case SL_OP_CONV_GATE: {
+        const sl_conv *p = &node->u.conv;
+        floats(v, p->taps, p->k * p->e);
+        floats(v, p->bias, p->e);
+        floats(v, p->norm, p->e);
+        break;
+    }
+    case SL_OP_S6: {
+        const sl_s6 *p = &node->u.s6;
+        floats(v, p->decay, p->e / p->head_dim);
+        floats(v, p->dt_bias, p->e / p->head_dim);
+        floats(v, p->skip, p->e);
+        floats(v, p->norm, p->e);
+        break;
+    }
+    case SL_OP_S4D: {
+        const sl_s4d *p = &node->u.s4d;
+        floats(v, p->a, 2 * p->n_pole * p->e);
+        floats(v, p->k, 2 * p->n_pole * p->e);
+        floats(v, p->skip, p->e);
+        floats(v, p->norm, p->e);
+        break;
+    }
+    case SL_OP_BRIDGE: {
+        const sl_bridge *p = &node->u.bridge;
+        const float *const parts[] = { p->bias_i, p->bias_f, p->lambda, p->kappa, p->omega, p->gamma };
+        for (size_t i = 0; i < 6; i++) floats(v, parts[i], p->e);
+        break;
+    }
+    default: break;
+    }
+}
+
+static void visit_node(const sl_graph *g, const visit *v, const sl_node *node) {
+    switch (node->op) {
+    case SL_OP_EMBED: matrix(v, node->u.table); break;
+    case SL_OP_LINEAR:
+        matrix(v, node->u.linear.w);
+        floats(v, node->u.linear.bias, (size_t)sl_spec_rows(&node->u.linear.w->spec));
+        break;
+    case SL_OP_BLOCK_LINEAR: matrix(v, node->u.linear.w); break;
+    case SL_OP_NORM: floats(v, node->u.norm.w, node->u.norm.w_step * (node->u.norm.n_group - 1) + node->u.norm.n); break;
+    case SL_OP_ROUTE_SCORE:
+        floats(v, node->u.router.w, g->values[node->in[0]].width);
+        floats(v, node->u.router.b, 1);
+        break;
+    case SL_OP_ROPE_TABLE: floats(v, g->inv_freq, g->n_rot / 2); break;
+    default: visit_sequence(v, node);
+    }
+}
+
+void sl_cuda_constants(const sl_graph *g, sl_cuda_constant_fn f, void *arg) {
+    const visit v = { f, arg };
+    for (size_t i = 0; i < g->n_node; i++) visit_node(g, &v, &g->nodes[i]);
+}

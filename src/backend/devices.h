@@ -1,0 +1,24 @@
+/* Which devices there are, and the choice of one by name. */
+#ifndef SL_BACKEND_DEVICES_H
+#define SL_BACKEND_DEVICES_H
+
+#include "backend/backend.h"
+
+/* Whether name is one that sl_device_choose knows; such a device need not be there. */
+bool sl_device_name_is_known(const char *name);
+/* name: "cpu" (also NULL), "cuda" (the first usable), "cuda:N" or "auto" (sluice.h). Sets *backend, params->ordinal and
+ * id [16]. SL_E_ARG: no such name; SL_E_DEVICE: the device cannot be used, with the reason. */
+sl_status sl_device_choose(const char *name, const sl_graph *graph, sl_device_params *params, const sl_backend **backend,
+                           char *id, sl_error *err);
+
+#ifdef SL_CUDA
+/* The CUDA devices, written to at most cap places; *reason [200] says why there are none. */
+size_t sl_cuda_devices(sl_device_info *devices, size_t cap, char *reason);
+/* True for the device that tests run on where there is no GPU: never chosen by "auto". */
+bool sl_cuda_is_test_device(void);
+/* What a device with params would allocate, in bytes; 0 when out of memory for the plan. */
+typedef struct sl_cuda_need { uint64_t weights, states, activations, all; } sl_cuda_need;
+sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, sl_cuda_need *need, sl_error *err);
+#endif
+
+#endif

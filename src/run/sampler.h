@@ -1,0 +1,13 @@
+/* Drawing on a device: what a sampler would do with its next logits, as numbers that a kernel can follow. */
+#ifndef SL_RUN_SAMPLER_H
+#define SL_RUN_SAMPLER_H
+
+#include "kernels/draw.h"
+#include "sluice.h"
+
+/* Fills *out for the next token and moves the random numbers on as sl_sampler_sample would. False where the settings are
+ * not for a device (more than SL_SAMPLE_MAX_K candidates, more than SL_SAMPLE_MAX_WINDOW ids to penalise): then nothing
+ * has changed. */
+bool sl_sampler_draw(sl_sampler *sampler, sl_draw *out);
+
+#endif
