@@ -1,4 +1,4 @@
-/* Memory of the test device. Each allocation has its own pages between guard pages, placed so that its end is as near
+/* Memory of the test device. Each allocation has its own pages between a megabyte of guard on each side, placed so that its end is as near
  * to the guard as an alignment of 256 bytes allows; what is left around it holds a pattern that is checked after
  * every run of the device, and is poisoned under AddressSanitizer. New memory is 0xFF: NaN in every type. Outside the
  * device's runs the pages cannot be touched, so a host that reads a device pointer crashes as with a real device. */
@@ -10,7 +10,7 @@
 
 #include "device_asan.h"
 
-enum { ALIGNMENT = 256, PATTERN = 0xa5 };
+enum { ALIGNMENT = 256, PATTERN = 0xa5, GUARD = 1 << 20 };
 
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
@@ -40,13 +40,12 @@ static void set_poison(const sl_allocation *a, bool poison) {
 }
 
 static bool map_allocation(size_t size, sl_allocation *a) {
-    size_t page = page_bytes();
     a->size = size;
-    a->map_bytes = round_up(size + ALIGNMENT, page);
-    void *map = mmap(nullptr, a->map_bytes + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    a->map_bytes = round_up(size + ALIGNMENT, page_bytes());
+    void *map = mmap(nullptr, a->map_bytes + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED)
         return false;
-    a->map = static_cast<unsigned char *>(map) + page;
+    a->map = static_cast<unsigned char *>(map) + GUARD;
     a->base = a->map + (a->map_bytes - round_up(size, 16)) / ALIGNMENT * ALIGNMENT;
     set_access(a, true);
     memset(a->map, PATTERN, a->map_bytes);
@@ -58,7 +57,7 @@ static bool map_allocation(size_t size, sl_allocation *a) {
 
 static void unmap_allocation(const sl_allocation *a) {
     set_poison(a, false);
-    munmap(a->map - page_bytes(), a->map_bytes + 2 * page_bytes());
+    munmap(a->map - GUARD, a->map_bytes + 2 * GUARD);
 }
 
 cudaError_t cudaMalloc(void **ptr, size_t size) {

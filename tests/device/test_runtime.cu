@@ -53,7 +53,7 @@ static void test_lazy(void) {
 
 static void test_events(void) {
     cudaStream_t a = open_stream(cudaStreamNonBlocking), b = open_stream(cudaStreamNonBlocking);
-    cudaEvent_t before, after;
+    cudaEvent_t before = nullptr, after = nullptr;
     float one = 1, two[2] = {0, 0}, *dx = device_array<float>(1), ms = -1;
     CHECK(cudaDeviceSynchronize() == cudaSuccess);
     CHECK(cudaEventCreate(&before) == cudaSuccess && cudaEventCreate(&after) == cudaSuccess);
