@@ -1,9 +1,10 @@
 /* What every .cu file includes: the CUDA language under nvcc (sm_80 and later), and the same language run by
  * threads of the CPU under any C++17 compiler (tests/device, where device_host.h lies on the include path).
  *
- * The subset both understand: a kernel is a template or function with exactly one argument, a trivially copyable
- * struct by value, launched only through sl_launch; warps of 32 lanes with the _sync intrinsics; barriers that
- * every thread of the block reaches before any returns. C++ only, so not one of the headers read by C. */
+ * The subset both understand: a kernel is a template or function with exactly one argument, a trivially
+ * copyable struct by value, launched only through sl_launch; warps of 32 lanes with the _sync intrinsics;
+ * barriers that every thread of the block reaches before any returns. C++ only, so not one of the headers read
+ * by C. */
 #ifndef SL_KERNELS_CUDA_H
 #define SL_KERNELS_CUDA_H
 
@@ -18,19 +19,19 @@
 #include <cuda_runtime.h>
 
 /* The block's dynamic shared memory, 16-byte aligned; every use names its start. */
-#define SL_SHARED(T, name)                                                                                             \
-    extern __shared__ __align__(16) unsigned char sl_shared_bytes[];                                                   \
+#define SL_SHARED(T, name)                                           \
+    extern __shared__ __align__(16) unsigned char sl_shared_bytes[]; \
     T *name = reinterpret_cast<T *>(sl_shared_bytes)
 
 /* 0, or the cudaError_t of a launch that was refused. What the kernel does wrong later shows at the next
- * synchronisation. Beyond 32 KB the kernel is given leave first: the default limit of 48 KB counts static shared
- * memory too. */
-template <class A>
-int sl_launch(void (*kernel)(A), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, const A &args) {
+ * synchronisation. Beyond 32 KB the kernel is given leave first: the default limit of 48 KB counts static
+ * shared memory too. */
+template <class A> int sl_launch(void (*kernel)(A), dim3 grid, dim3 block, size_t shared_bytes,
+                                 cudaStream_t stream, const A &args) {
     const void *entry = reinterpret_cast<const void *>(kernel);
     if (shared_bytes > 32 * 1024) {
-        cudaError_t status =
-            cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+        cudaError_t status = cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                  static_cast<int>(shared_bytes));
         if (status != cudaSuccess)
             return static_cast<int>(status);
     }

@@ -1,5 +1,5 @@
-/* The product of src/backend/cuda_blas.h by its definition, as a launch on the stream like any other, so that it is
- * ordered, captured and replayed as cuBLAS's own would be. One thread per output. */
+/* The product of src/backend/cuda_blas.h by its definition, as a launch on the stream like any other, so that
+ * it is ordered, captured and replayed as cuBLAS's own would be. One thread per output. */
 #include "kernels/cuda.h"
 
 extern "C" {
@@ -34,11 +34,12 @@ template <class T, class Y> __global__ void product_kernel(blas_args a) {
     size_t row = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x, tok = blockIdx.y;
     if (row < a.n_row)
         sl_store(static_cast<Y *>(a.y) + tok * a.y_stride + row,
-                 dot(static_cast<const T *>(a.w) + row * a.w_stride, static_cast<const T *>(a.x) + tok * a.x_stride, a.k));
+                 dot(static_cast<const T *>(a.w) + row * a.w_stride,
+                     static_cast<const T *>(a.x) + tok * a.x_stride, a.k));
 }
 
-int product(sl_blas *blas, sl_act act, bool y_f32, size_t n_row, size_t n_tok, size_t k, const void *w, size_t w_stride,
-            const void *x, size_t x_stride, void *y, size_t y_stride) {
+int product(sl_blas *blas, sl_act act, bool y_f32, size_t n_row, size_t n_tok, size_t k, const void *w,
+            size_t w_stride, const void *x, size_t x_stride, void *y, size_t y_stride) {
     void (*kernel)(blas_args) = act == SL_ACT_F32 ? product_kernel<float, float>
                                 : y_f32           ? product_kernel<sl_bf16, float>
                                                   : product_kernel<sl_bf16, sl_bf16>;

@@ -1,13 +1,13 @@
 /* The threads of a block as cooperative fibers.
  *
- * Threads are started one after another on one fiber; only when a thread waits does the next one get another fiber,
- * so a kernel without barriers costs no switches. A wait ends when all lanes of its mask (or all threads of the
- * block) wait alike; the last to arrive computes the results of all, queues the others and goes on. Results are
- * written to the waiting threads, so nobody's next collective can disturb them.
+ * Threads are started one after another on one fiber; only when a thread waits does the next one get another
+ * fiber, so a kernel without barriers costs no switches. A wait ends when all lanes of its mask (or all threads
+ * of the block) wait alike; the last to arrive computes the results of all, queues the others and goes on.
+ * Results are written to the waiting threads, so nobody's next collective can disturb them.
  *
- * Faults: a mask that names an exited or missing lane, a barrier that some thread can no longer reach because it
- * has returned (the hardware forgives that, its checking tools do not), and a standstill. The fibers of a faulty
- * block are abandoned where they are. */
+ * Faults: a mask that names an exited or missing lane, a barrier that some thread can no longer reach because
+ * it has returned (the hardware forgives that, its checking tools do not), and a standstill. The fibers of a
+ * faulty block are abandoned where they are. */
 #include "device_block.h"
 
 #include "device_asan.h"
@@ -61,7 +61,7 @@ struct {
 
 char fault_text[512];
 
-const char *const wait_names[] = {"__syncwarp",       "__shfl_sync",   "__shfl_up_sync", "__shfl_down_sync",
+const char *const wait_names[] = {"__syncwarp",      "__shfl_sync",   "__shfl_up_sync", "__shfl_down_sync",
                                   "__shfl_xor_sync", "__ballot_sync", "__syncthreads"};
 
 uint64_t common_divisor(uint64_t a, uint64_t b) { return b ? common_divisor(b, a % b) : a; }
@@ -88,8 +88,8 @@ uint64_t next_in(order *o) {
 void name_place(char *out, size_t size) {
     const char *name = block.grid->label, *from = strstr(name, "A = ");
     from = from ? from + 4 : name;
-    snprintf(out, size, "kernel of %.*s, block (%u, %u, %u)", static_cast<int>(strcspn(from, ";]")), from, blockIdx.x,
-             blockIdx.y, blockIdx.z);
+    snprintf(out, size, "kernel of %.*s, block (%u, %u, %u)", static_cast<int>(strcspn(from, ";]")), from,
+             blockIdx.x, blockIdx.y, blockIdx.z);
 }
 
 /* Leaves the block for good, from one of its fibers. */
@@ -246,7 +246,8 @@ void finish_collective(unsigned first, unsigned mask, sl_device_wait kind) {
             continue;
         unsigned source = shuffle_source(l, i);
         if (source > 31 || !(mask >> source & 1))
-            fail("%s: lane %u reads lane %u, which mask 0x%08x does not name", wait_names[kind], i, source, mask);
+            fail("%s: lane %u reads lane %u, which mask 0x%08x does not name", wait_names[kind], i, source,
+                 mask);
         l->result = block.lanes[first + source].value;
     }
     for (unsigned rest = mask; rest; rest &= rest - 1) {
@@ -375,7 +376,8 @@ bool sl_grid_run(const sl_grid *grid, const void *args, unsigned long seed) {
     }
     for (uint64_t i = 0; i < n_block && !block.fault; i++) {
         uint64_t b = next_in(&blocks);
-        blockIdx = {static_cast<unsigned>(b % grid->grid.x), static_cast<unsigned>(b / grid->grid.x % grid->grid.y),
+        blockIdx = {static_cast<unsigned>(b % grid->grid.x),
+                    static_cast<unsigned>(b / grid->grid.x % grid->grid.y),
                     static_cast<unsigned>(b / grid->grid.x / grid->grid.y)};
         begin_block();
         sl_fiber *fiber = take_fiber();
@@ -419,6 +421,7 @@ uint16_t sl_device_float_to_half(float v) {
     if (size >= 65520.0f)
         return static_cast<uint16_t>(sign | 0x7c00u);
     int exponent = size < ldexpf(1, -14) ? -14 : ilogbf(size);
-    unsigned steps = static_cast<unsigned>(rintf(ldexpf(size, 10 - exponent))); /* 1024 .. 2048, less if subnormal */
+    /* 1024 .. 2048, less if subnormal */
+    unsigned steps = static_cast<unsigned>(rintf(ldexpf(size, 10 - exponent)));
     return static_cast<uint16_t>(sign | (static_cast<unsigned>(exponent + 14) * 1024u + steps));
 }

@@ -11,11 +11,14 @@
 
 extern int sl_check_failures;
 
-#define CHECK(x) ((x) ? (void)0 : (void)(sl_check_failures++, fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #x)))
-#define CHECK_FAULT(text) \
-    (strstr(sl_device_fault(), text) \
-         ? (void)0 \
-         : (void)(sl_check_failures++, fprintf(stderr, "%s:%d: fault is '%s', expected '%s'\n", __FILE__, __LINE__, sl_device_fault(), text)))
+#define CHECK(x)   \
+    ((x) ? (void)0 \
+         : (void)(sl_check_failures++, fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #x)))
+#define CHECK_FAULT(text)                                                                                 \
+    (strstr(sl_device_fault(), text)                                                                      \
+         ? (void)0                                                                                        \
+         : (void)(sl_check_failures++, fprintf(stderr, "%s:%d: fault is '%s', expected '%s'\n", __FILE__, \
+                                               __LINE__, sl_device_fault(), text)))
 
 /* n elements of zeroed device memory. */
 template <class T> T *device_array(size_t n) {

@@ -1,5 +1,5 @@
-/* Fibers by a dozen instructions of assembly: a switch saves the registers that a called function must preserve on
- * the running stack, exchanges stack pointers and restores. Elsewhere than on x86-64 and aarch64: ucontext.
+/* Fibers by a dozen instructions of assembly: a switch saves the registers that a called function must preserve
+ * on the running stack, exchanges stack pointers and restores. Elsewhere than on x86-64 and aarch64: ucontext.
  * AddressSanitizer is told of each switch (it keeps bounds of the current stack). */
 #include "device_fiber.h"
 
@@ -32,12 +32,12 @@ asm(".text\n.globl sl_fiber_swap\n.hidden sl_fiber_swap\n.type sl_fiber_swap,%fu
     "sl_fiber_swap:\n"
     "  sub sp, sp, #160\n"
     "  stp x19, x20, [sp]\n  stp x21, x22, [sp, #16]\n  stp x23, x24, [sp, #32]\n  stp x25, x26, [sp, #48]\n"
-    "  stp x27, x28, [sp, #64]\n  stp x29, x30, [sp, #80]\n  stp d8, d9, [sp, #96]\n  stp d10, d11, [sp, #112]\n"
-    "  stp d12, d13, [sp, #128]\n  stp d14, d15, [sp, #144]\n"
+    "  stp x27, x28, [sp, #64]\n  stp x29, x30, [sp, #80]\n  stp d8, d9, [sp, #96]\n"
+    "  stp d10, d11, [sp, #112]\n  stp d12, d13, [sp, #128]\n  stp d14, d15, [sp, #144]\n"
     "  mov x9, sp\n  str x9, [x0]\n  mov sp, x1\n"
     "  ldp x19, x20, [sp]\n  ldp x21, x22, [sp, #16]\n  ldp x23, x24, [sp, #32]\n  ldp x25, x26, [sp, #48]\n"
-    "  ldp x27, x28, [sp, #64]\n  ldp x29, x30, [sp, #80]\n  ldp d8, d9, [sp, #96]\n  ldp d10, d11, [sp, #112]\n"
-    "  ldp d12, d13, [sp, #128]\n  ldp d14, d15, [sp, #144]\n"
+    "  ldp x27, x28, [sp, #64]\n  ldp x29, x30, [sp, #80]\n  ldp d8, d9, [sp, #96]\n"
+    "  ldp d10, d11, [sp, #112]\n  ldp d12, d13, [sp, #128]\n  ldp d14, d15, [sp, #144]\n"
     "  add sp, sp, #160\n  ret\n.size sl_fiber_swap,.-sl_fiber_swap\n");
 enum { LINK_WORD = 11, FRAME_WORDS = 20 };
 #else
@@ -50,7 +50,8 @@ static sl_fiber *left;
 
 #ifdef SL_FIBER_UCONTEXT
 static bool arrange(sl_fiber *fiber, void (*entry)(void)) {
-    ucontext_t *context = static_cast<ucontext_t *>(fiber->context ? fiber->context : malloc(sizeof(ucontext_t)));
+    ucontext_t *context =
+        static_cast<ucontext_t *>(fiber->context ? fiber->context : malloc(sizeof(ucontext_t)));
     if (!context || getcontext(context) != 0)
         return false;
     context->uc_stack.ss_sp = fiber->stack;
@@ -118,7 +119,8 @@ void sl_fiber_rewind(sl_fiber *fiber, void (*entry)(void)) {
 sl_fiber *sl_fiber_create(void (*entry)(void)) {
     size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
     sl_fiber *fiber = static_cast<sl_fiber *>(calloc(1, sizeof *fiber));
-    void *map = mmap(nullptr, STACK_BYTES + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *map =
+        mmap(nullptr, STACK_BYTES + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (!fiber || map == MAP_FAILED)
         return nullptr;
     fiber->stack = static_cast<unsigned char *>(map) + page;

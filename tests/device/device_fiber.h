@@ -5,14 +5,14 @@
 #include <stddef.h>
 
 struct sl_fiber {
-    void *context;                /* saved stack pointer, or ucontext_t */
-    unsigned char *stack;         /* lowest usable byte, or where the first fiber's caller runs */
+    void *context;        /* saved stack pointer, or ucontext_t */
+    unsigned char *stack; /* lowest usable byte, or where the first fiber's caller runs */
     size_t stack_bytes;
-    void *fake_stack;             /* of AddressSanitizer */
-    sl_fiber *next;               /* free list of the owner */
+    void *fake_stack; /* of AddressSanitizer */
+    sl_fiber *next;   /* free list of the owner */
 };
 
-/* A new fiber that will call entry (which must not return), its stack between guard pages; NULL: out of memory. */
+/* A new fiber that will call entry (which must not return), its stack between guard pages; NULL: no memory. */
 sl_fiber *sl_fiber_create(void (*entry)(void));
 /* As after creation, wherever it was suspended. */
 void sl_fiber_rewind(sl_fiber *fiber, void (*entry)(void));

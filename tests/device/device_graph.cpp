@@ -1,5 +1,5 @@
-/* Capture and replay: a graph is the list of what a stream would have done, with the arguments of its launches as
- * they were; buffers are read when it runs. One stream at a time goes into a graph. */
+/* Capture and replay: a graph is the list of what a stream would have done, with the arguments of its launches
+ * as they were; buffers are read when it runs. One stream at a time goes into a graph. */
 #include "device_runtime.h"
 
 #include <utility>
@@ -56,7 +56,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
     return sl_call("cudaGraphInstantiate", CALL_CAN_FAIL, [&] {
         if (!sl_rt.graphs.count(graph))
-            return sl_refuse(cudaErrorInvalidValue, "cudaGraphInstantiate: %p is not a graph", static_cast<void *>(graph));
+            return sl_refuse(cudaErrorInvalidValue, "cudaGraphInstantiate: %p is not a graph",
+                             static_cast<void *>(graph));
         *exec = new CUgraphExec_st{graph->ops};
         sl_rt.execs.insert(*exec);
         return cudaSuccess;
@@ -88,7 +89,8 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
     return sl_call("cudaGraphDestroy", CALL_RELEASES, [&] {
         if (!sl_rt.graphs.erase(graph))
-            return sl_refuse(cudaErrorInvalidValue, "cudaGraphDestroy: %p is not a graph", static_cast<void *>(graph));
+            return sl_refuse(cudaErrorInvalidValue, "cudaGraphDestroy: %p is not a graph",
+                             static_cast<void *>(graph));
         delete graph;
         return cudaSuccess;
     });

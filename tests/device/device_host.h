@@ -1,8 +1,8 @@
 /* The CUDA language for a C++17 compiler: what a .cu file sees through kernels/cuda.h where there is no nvcc.
  *
- * A block's threads are fibers of one OS thread (device_block.cpp), so built-in variables, static shared memory and
- * atomics are plain objects. Warp intrinsics suspend the calling thread until every lane of the mask has arrived
- * with the same intrinsic. Fast approximate functions are the exact ones of <cmath>. */
+ * A block's threads are fibers of one OS thread (device_block.cpp), so built-in variables, static shared memory
+ * and atomics are plain objects. Warp intrinsics suspend the calling thread until every lane of the mask has
+ * arrived with the same intrinsic. Fast approximate functions are the exact ones of <cmath>. */
 #ifndef SL_TESTS_DEVICE_DEVICE_HOST_H
 #define SL_TESTS_DEVICE_DEVICE_HOST_H
 
@@ -81,8 +81,9 @@ void *sl_device_shared(void);
 float sl_device_half_to_float(uint16_t bits);
 uint16_t sl_device_float_to_half(float v);
 /* Queues a launch; args of args_bytes are copied. label: a text of the program that names the kernel. */
-int sl_device_launch(void (*kernel)(void), void (*invoke)(void (*)(void), const void *), const char *label, dim3 grid,
-                     dim3 block, size_t shared_bytes, cudaStream_t stream, const void *args, size_t args_bytes);
+int sl_device_launch(void (*kernel)(void), void (*invoke)(void (*)(void), const void *), const char *label,
+                     dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, const void *args,
+                     size_t args_bytes);
 }
 
 #define SL_SHARED(T, name) T *name = static_cast<T *>(sl_device_shared())
@@ -92,12 +93,12 @@ template <class A> void sl_device_invoke(void (*kernel)(void), const void *args)
 }
 
 /* See kernels/cuda.h. */
-template <class A>
-int sl_launch(void (*kernel)(A), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, const A &args) {
+template <class A> int sl_launch(void (*kernel)(A), dim3 grid, dim3 block, size_t shared_bytes,
+                                 cudaStream_t stream, const A &args) {
     static_assert(std::is_trivially_copyable<A>::value && sizeof(A) <= 4096 && alignof(A) <= 16,
                   "a kernel's argument is a plain struct of at most 4096 bytes");
-    return sl_device_launch(reinterpret_cast<void (*)(void)>(kernel), sl_device_invoke<A>, __PRETTY_FUNCTION__, grid,
-                            block, shared_bytes, stream, &args, sizeof(A));
+    return sl_device_launch(reinterpret_cast<void (*)(void)>(kernel), sl_device_invoke<A>, __PRETTY_FUNCTION__,
+                            grid, block, shared_bytes, stream, &args, sizeof(A));
 }
 
 /* ---- bits ---------------------------------------------------------------------------------------- */
@@ -169,7 +170,8 @@ static inline int __any_sync(unsigned mask, int p) { return __ballot_sync(mask, 
 static inline int __all_sync(unsigned mask, int p) { return __ballot_sync(mask, p) == mask; }
 
 /* T: int, unsigned or float. */
-template <class T> static inline T sl_device_shuffle(sl_device_wait kind, unsigned mask, T v, unsigned arg, int width) {
+template <class T>
+static inline T sl_device_shuffle(sl_device_wait kind, unsigned mask, T v, unsigned arg, int width) {
     return sl_device_cast<T>(
         sl_device_warp(kind, mask, sl_device_cast<uint32_t>(v), arg, static_cast<unsigned>(width)));
 }
@@ -214,7 +216,8 @@ static inline int atomicCAS(int *p, int seen, int v) { return sl_device_swap(p, 
 static inline unsigned atomicCAS(unsigned *p, unsigned seen, unsigned v) {
     return sl_device_swap(p, *p == seen ? v : *p);
 }
-static inline unsigned long long atomicCAS(unsigned long long *p, unsigned long long seen, unsigned long long v) {
+static inline unsigned long long atomicCAS(unsigned long long *p, unsigned long long seen,
+                                           unsigned long long v) {
     return sl_device_swap(p, *p == seen ? v : *p);
 }
 

@@ -1,7 +1,8 @@
-/* Memory of the test device. Each allocation has its own pages between a megabyte of guard on each side, placed so that its end is as near
- * to the guard as an alignment of 256 bytes allows; what is left around it holds a pattern that is checked after
- * every run of the device, and is poisoned under AddressSanitizer. New memory is 0xFF: NaN in every type. Outside the
- * device's runs the pages cannot be touched, so a host that reads a device pointer crashes as with a real device. */
+/* Memory of the test device. Each allocation has its own pages between a megabyte of guard on each side, placed
+ * so that its end is as near to the guard as an alignment of 256 bytes allows; what is left around it holds a
+ * pattern that is checked after every run of the device, and is poisoned under AddressSanitizer. New memory is
+ * 0xFF: NaN in every type. Outside the device's runs the pages cannot be touched, so a host that reads a device
+ * pointer crashes as with a real device. */
 #include "device_runtime.h"
 
 #include <stdlib.h>
@@ -42,7 +43,8 @@ static void set_poison(const sl_allocation *a, bool poison) {
 static bool map_allocation(size_t size, sl_allocation *a) {
     a->size = size;
     a->map_bytes = round_up(size + ALIGNMENT, page_bytes());
-    void *map = mmap(nullptr, a->map_bytes + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *map =
+        mmap(nullptr, a->map_bytes + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED)
         return false;
     a->map = static_cast<unsigned char *>(map) + GUARD;
@@ -68,8 +70,8 @@ cudaError_t cudaMalloc(void **ptr, size_t size) {
         size_t left = sl_rt.memory_limit > sl_rt.memory_used ? sl_rt.memory_limit - sl_rt.memory_used : 0;
         sl_allocation a;
         if (size > left || round_up(size, ALIGNMENT) > left || !map_allocation(size, &a))
-            return sl_refuse(cudaErrorMemoryAllocation, "cudaMalloc of %zu bytes: %zu of %zu are free", size, left,
-                             sl_rt.memory_limit);
+            return sl_refuse(cudaErrorMemoryAllocation, "cudaMalloc of %zu bytes: %zu of %zu are free", size,
+                             left, sl_rt.memory_limit);
         sl_rt.memory_used += round_up(size, ALIGNMENT);
         sl_rt.allocations[a.base] = a;
         *ptr = a.base;
@@ -91,7 +93,8 @@ static cudaError_t check_allocation(const sl_allocation *a) {
     const unsigned char *damage = find_damage(a);
     if (!damage)
         return cudaSuccess;
-    sl_refuse(cudaSuccess, "a write at offset %td of a device allocation of %zu bytes", damage - a->base, a->size);
+    sl_refuse(cudaSuccess, "a write at offset %td of a device allocation of %zu bytes", damage - a->base,
+              a->size);
     return sl_refuse_forever(cudaErrorIllegalAddress);
 }
 
@@ -141,7 +144,8 @@ bool sl_memory_is_device(const char *name, const void *p, size_t n_bytes) {
     }
     size_t offset = static_cast<size_t>(from - a->base);
     if (n_bytes > a->size - offset) {
-        sl_refuse(cudaSuccess, "%s: %zu bytes at offset %zu of a device allocation of %zu", name, n_bytes, offset, a->size);
+        sl_refuse(cudaSuccess, "%s: %zu bytes at offset %zu of a device allocation of %zu", name, n_bytes,
+                  offset, a->size);
         return false;
     }
     return true;
@@ -170,11 +174,13 @@ static cudaError_t allocate_host(void **ptr, size_t size) {
 }
 
 cudaError_t cudaMallocHost(void **ptr, size_t size) {
-    return sl_call("cudaMallocHost", CALL_ALLOCATES | CALL_NOT_IN_CAPTURE, [&] { return allocate_host(ptr, size); });
+    return sl_call("cudaMallocHost", CALL_ALLOCATES | CALL_NOT_IN_CAPTURE,
+                   [&] { return allocate_host(ptr, size); });
 }
 
 cudaError_t cudaHostAlloc(void **ptr, size_t size, unsigned) {
-    return sl_call("cudaHostAlloc", CALL_ALLOCATES | CALL_NOT_IN_CAPTURE, [&] { return allocate_host(ptr, size); });
+    return sl_call("cudaHostAlloc", CALL_ALLOCATES | CALL_NOT_IN_CAPTURE,
+                   [&] { return allocate_host(ptr, size); });
 }
 
 cudaError_t cudaFreeHost(void *ptr) {

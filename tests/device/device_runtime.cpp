@@ -1,9 +1,9 @@
 /* The test device's runtime: one device, its properties, errors, and failures on request.
  *
  * Environment: SLUICE_DEVICE_MEMORY bytes of device memory, SLUICE_DEVICE_SEED order of blocks and threads,
- * SLUICE_DEVICE_FAIL=n fails the n-th call that can fail, SLUICE_DEVICE_COUNT_CALLS=file writes at exit how many
- * there were, SLUICE_DEVICE_LEAKS=1 makes the exit status 99 if something was not released, SLUICE_DEVICE_ABSENT=1
- * takes the device away. */
+ * SLUICE_DEVICE_FAIL=n fails the n-th call that can fail, SLUICE_DEVICE_COUNT_CALLS=file writes at exit how
+ * many there were, SLUICE_DEVICE_LEAKS=1 makes the exit status 99 if something was not released,
+ * SLUICE_DEVICE_ABSENT=1 takes the device away. */
 #include "device_runtime.h"
 
 #include <stdarg.h>
@@ -23,8 +23,8 @@ static unsigned long number_from(const char *variable, unsigned long otherwise) 
 }
 
 static size_t count_leaks(void) {
-    return sl_rt.allocations.size() + sl_rt.host_allocations.size() + sl_rt.streams.size() + sl_rt.events.size() +
-           sl_rt.graphs.size() + sl_rt.execs.size();
+    return sl_rt.allocations.size() + sl_rt.host_allocations.size() + sl_rt.streams.size() +
+           sl_rt.events.size() + sl_rt.graphs.size() + sl_rt.execs.size();
 }
 
 static void at_exit(void) {
@@ -37,8 +37,8 @@ static void at_exit(void) {
     if (number_from("SLUICE_DEVICE_LEAKS", 0) == 0 || count_leaks() == 0)
         return;
     fprintf(stderr,
-            "test device: not released: %zu allocations (%zu bytes), %zu pinned, %zu streams, %zu events, %zu graphs, "
-            "%zu executable graphs\n",
+            "test device: not released: %zu allocations (%zu bytes), %zu pinned, %zu streams, "
+            "%zu events, %zu graphs, %zu executable graphs\n",
             sl_rt.allocations.size(), sl_rt.memory_used, sl_rt.host_allocations.size(), sl_rt.streams.size(),
             sl_rt.events.size(), sl_rt.graphs.size(), sl_rt.execs.size());
     fflush(nullptr);
@@ -127,7 +127,8 @@ static const struct {
     ERROR(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing"),
     ERROR(cudaErrorStreamCaptureInvalidated, "operation failed due to a previous error during capture"),
     ERROR(cudaErrorStreamCaptureIsolation, "dependency created on uncaptured work in another stream"),
-    ERROR(cudaErrorStreamCaptureImplicit, "operation would make the legacy stream depend on a capturing stream"),
+    ERROR(cudaErrorStreamCaptureImplicit,
+          "operation would make the legacy stream depend on a capturing stream"),
     ERROR(cudaErrorCapturedEvent, "operation not permitted on an event last recorded in a capturing stream"),
 #undef ERROR
 };
@@ -230,7 +231,8 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device) 
         case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = SL_MAX_SHARED + 1024; return cudaSuccess;
         case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = SL_MAX_SHARED; return cudaSuccess;
         }
-        return sl_refuse(cudaErrorInvalidValue, "the test device does not know attribute %d", static_cast<int>(attr));
+        return sl_refuse(cudaErrorInvalidValue, "the test device does not know attribute %d",
+                         static_cast<int>(attr));
     });
 }
 
@@ -248,9 +250,10 @@ cudaError_t cudaRuntimeGetVersion(int *version) {
 
 cudaError_t cudaFuncSetAttribute(const void *entry, cudaFuncAttribute attr, int value) {
     return sl_call("cudaFuncSetAttribute", 0, [&] {
-        if (!entry || (attr == cudaFuncAttributeMaxDynamicSharedMemorySize && (value < 0 || value > SL_MAX_SHARED)))
-            return sl_refuse(cudaErrorInvalidValue, "cudaFuncSetAttribute: %d bytes of shared memory of %d", value,
-                             static_cast<int>(SL_MAX_SHARED));
+        if (!entry ||
+            (attr == cudaFuncAttributeMaxDynamicSharedMemorySize && (value < 0 || value > SL_MAX_SHARED)))
+            return sl_refuse(cudaErrorInvalidValue, "cudaFuncSetAttribute: %d bytes of shared memory of %d",
+                             value, static_cast<int>(SL_MAX_SHARED));
         return cudaSuccess;
     });
 }

@@ -1,4 +1,5 @@
-/* Inside of the test device's runtime: what a stream holds, what has been handed out, and how a call begins and ends. */
+/* Inside of the test device's runtime: what a stream holds, what has been handed out, and how a call begins and
+ * ends. */
 #ifndef SL_TESTS_DEVICE_DEVICE_RUNTIME_H
 #define SL_TESTS_DEVICE_DEVICE_RUNTIME_H
 
@@ -58,7 +59,8 @@ struct CUgraphExec_st {
     std::shared_ptr<const sl_ops> ops;
 };
 
-/* Device memory: map_bytes from map, of which size at base were asked for and the rest is filled with a pattern. */
+/* Device memory: map_bytes from map, of which size at base were asked for and the rest is filled with a
+ * pattern. */
 struct sl_allocation {
     unsigned char *map, *base;
     size_t map_bytes, size;

@@ -1,6 +1,6 @@
-/* Streams of the test device: queues that run when somebody synchronises, and no sooner, so that a host which does
- * not wait reads old data. Addresses are checked when a copy is queued. The null stream and the blocking streams share one
- * queue; a non-blocking stream has its own and is not waited for by calls on the null stream. */
+/* Streams of the test device: queues that run when somebody synchronises, and no sooner, so that a host which
+ * does not wait reads old data. Addresses are checked when a copy is queued. The null stream and the blocking
+ * streams share one queue; a non-blocking stream has its own and is not waited for by the null stream's. */
 #include "device_runtime.h"
 
 #include <time.h>
@@ -103,7 +103,8 @@ static cudaError_t check_implicit(const CUstream_st *stream, const char *name) {
     for (const CUstream_st *other : sl_rt.streams)
         if (other->capturing && shares_null(other)) {
             sl_stream_spoil();
-            return sl_refuse(cudaErrorStreamCaptureImplicit, "%s on the null stream while a blocking stream captures", name);
+            return sl_refuse(cudaErrorStreamCaptureImplicit,
+                             "%s on the null stream while a blocking stream captures", name);
         }
     return cudaSuccess;
 }
@@ -125,20 +126,23 @@ static bool good_size(dim3 size, unsigned long max_x, unsigned max_y, unsigned m
 /* The limits of compute capability 8.0. */
 static cudaError_t check_grid(const sl_grid *g) {
     if (!good_size(g->grid, 0x7fffffff, 65535, 65535))
-        return sl_refuse(cudaErrorInvalidConfiguration, "a grid of %u x %u x %u blocks, limits are 2^31 - 1, 65535, 65535",
-                         g->grid.x, g->grid.y, g->grid.z);
+        return sl_refuse(cudaErrorInvalidConfiguration,
+                         "a grid of %u x %u x %u blocks, limits are 2^31 - 1, 65535, 65535", g->grid.x,
+                         g->grid.y, g->grid.z);
     unsigned long n = static_cast<unsigned long>(g->block.x) * g->block.y * g->block.z;
     if (!good_size(g->block, 1024, 1024, 64) || n > SL_MAX_THREADS)
-        return sl_refuse(cudaErrorInvalidConfiguration, "a block of %u x %u x %u threads, limits are 1024, 1024, 64 and "
-                         "%d in all", g->block.x, g->block.y, g->block.z, static_cast<int>(SL_MAX_THREADS));
+        return sl_refuse(cudaErrorInvalidConfiguration,
+                         "a block of %u x %u x %u threads, limits are 1024, 1024, 64 and %d in all",
+                         g->block.x, g->block.y, g->block.z, static_cast<int>(SL_MAX_THREADS));
     if (g->shared_bytes > SL_MAX_SHARED)
         return sl_refuse(cudaErrorInvalidConfiguration, "%zu bytes of dynamic shared memory, the limit is %d",
                          g->shared_bytes, static_cast<int>(SL_MAX_SHARED));
     return cudaSuccess;
 }
 
-int sl_device_launch(void (*kernel)(void), void (*invoke)(void (*)(void), const void *), const char *label, dim3 grid,
-                     dim3 block, size_t shared_bytes, cudaStream_t stream, const void *args, size_t args_bytes) {
+int sl_device_launch(void (*kernel)(void), void (*invoke)(void (*)(void), const void *), const char *label,
+                     dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, const void *args,
+                     size_t args_bytes) {
     return sl_call("a launch", CALL_CAN_FAIL, [&] {
         CUstream_st *s = sl_stream_find("a launch", stream);
         if (!s)
@@ -162,9 +166,12 @@ static size_t span(const sl_op *op, size_t pitch) { return (op->height - 1) * pi
 static bool good_ends(const char *name, const sl_op *op, cudaMemcpyKind kind) {
     size_t to = span(op, op->dst_pitch), from = span(op, op->src_pitch);
     switch (kind) {
-    case cudaMemcpyHostToHost: return sl_memory_is_host(name, op->dst, to) && sl_memory_is_host(name, op->src, from);
-    case cudaMemcpyHostToDevice: return sl_memory_is_device(name, op->dst, to) && sl_memory_is_host(name, op->src, from);
-    case cudaMemcpyDeviceToHost: return sl_memory_is_host(name, op->dst, to) && sl_memory_is_device(name, op->src, from);
+    case cudaMemcpyHostToHost:
+        return sl_memory_is_host(name, op->dst, to) && sl_memory_is_host(name, op->src, from);
+    case cudaMemcpyHostToDevice:
+        return sl_memory_is_device(name, op->dst, to) && sl_memory_is_host(name, op->src, from);
+    case cudaMemcpyDeviceToHost:
+        return sl_memory_is_host(name, op->dst, to) && sl_memory_is_device(name, op->src, from);
     case cudaMemcpyDeviceToDevice:
         return sl_memory_is_device(name, op->dst, to) && sl_memory_is_device(name, op->src, from);
     case cudaMemcpyDefault: return true;
@@ -187,7 +194,8 @@ static cudaError_t queue_copy(const char *name, sl_op op, cudaMemcpyKind kind, C
     return error == cudaSuccess ? sl_stream_put(stream, std::move(op)) : error;
 }
 
-static sl_op make_copy(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width, size_t height) {
+static sl_op make_copy(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width,
+                       size_t height) {
     sl_op op(OP_COPY);
     op.dst = static_cast<unsigned char *>(dst), op.src = static_cast<const unsigned char *>(src);
     op.dst_pitch = dst_pitch, op.src_pitch = src_pitch, op.width = width, op.height = height;
@@ -202,15 +210,16 @@ cudaError_t cudaMemcpy(void *dst, const void *src, size_t count, cudaMemcpyKind 
     });
 }
 
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t count, cudaMemcpyKind kind, cudaStream_t stream) {
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t count, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
     return sl_call("cudaMemcpyAsync", CALL_MOVES, [&] {
         return queue_copy("cudaMemcpyAsync", make_copy(dst, count, src, count, count, 1), kind,
                           sl_stream_find("cudaMemcpyAsync", stream));
     });
 }
 
-cudaError_t cudaMemcpy2DAsync(void *dst, size_t dpitch, const void *src, size_t spitch, size_t width, size_t height,
-                              cudaMemcpyKind kind, cudaStream_t stream) {
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dpitch, const void *src, size_t spitch, size_t width,
+                              size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
     return sl_call("cudaMemcpy2DAsync", CALL_MOVES, [&] {
         return queue_copy("cudaMemcpy2DAsync", make_copy(dst, dpitch, src, spitch, width, height), kind,
                           sl_stream_find("cudaMemcpy2DAsync", stream));
@@ -253,7 +262,9 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
     });
 }
 
-cudaError_t cudaStreamCreate(cudaStream_t *stream) { return cudaStreamCreateWithFlags(stream, cudaStreamDefault); }
+cudaError_t cudaStreamCreate(cudaStream_t *stream) {
+    return cudaStreamCreateWithFlags(stream, cudaStreamDefault);
+}
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     return sl_call("cudaStreamDestroy", CALL_RELEASES, [&] {
@@ -277,7 +288,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
             return cudaErrorInvalidResourceHandle;
         if (s->capturing) {
             sl_stream_spoil();
-            return sl_refuse(cudaErrorStreamCaptureUnsupported, "cudaStreamSynchronize of a stream that captures");
+            return sl_refuse(cudaErrorStreamCaptureUnsupported,
+                             "cudaStreamSynchronize of a stream that captures");
         }
         cudaError_t error = check_implicit(s, "cudaStreamSynchronize");
         return error == cudaSuccess ? sl_stream_run(s) : error;
@@ -288,7 +300,8 @@ cudaError_t cudaDeviceSynchronize(void) {
     return sl_call("cudaDeviceSynchronize", CALL_CAN_FAIL, [&] {
         if (sl_stream_any_capture(true)) {
             sl_stream_spoil();
-            return sl_refuse(cudaErrorStreamCaptureUnsupported, "cudaDeviceSynchronize while a stream captures");
+            return sl_refuse(cudaErrorStreamCaptureUnsupported,
+                             "cudaDeviceSynchronize while a stream captures");
         }
         return sl_stream_run_all();
     });
@@ -380,7 +393,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
             return cudaSuccess;
         if (s->capturing || e->event->captured) {
             sl_stream_spoil();
-            return sl_refuse(cudaErrorStreamCaptureIsolation, "cudaStreamWaitEvent between a capture and other work");
+            return sl_refuse(cudaErrorStreamCaptureIsolation,
+                             "cudaStreamWaitEvent between a capture and other work");
         }
         sl_op op(OP_WAIT);
         op.event = e->event;

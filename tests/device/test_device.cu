@@ -1,5 +1,6 @@
-/* The test device tested, part one: threads of a block. Barriers, warp collectives, shared memory, atomics, and the
- * faults that a real device would leave undefined. Also the example of a kernel in the subset of kernels/cuda.h. */
+/* The test device tested, part one: threads of a block. Barriers, warp collectives, shared memory, atomics, and
+ * the faults that a real device would leave undefined. Also the example of a kernel in the subset of
+ * kernels/cuda.h. */
 #include "device_check.h"
 
 #include <sys/wait.h>
@@ -56,7 +57,8 @@ static void test_sum(void) {
         for (unsigned seed = 0; seed < 4; seed++) {
             sl_device_seed(seed);
             sum_args args = {dx, dy, N};
-            CHECK(sl_launch(sum_kernel, dim3(BLOCKS), dim3(threads), threads / 32 * sizeof(float), nullptr, args) == 0);
+            CHECK(sl_launch(sum_kernel, dim3(BLOCKS), dim3(threads), threads / 32 * sizeof(float), nullptr,
+                            args) == 0);
             fetch(y, dy, BLOCKS);
             for (int i = 0; i < BLOCKS; i++)
                 CHECK(y[i] == want[i]);
@@ -211,10 +213,12 @@ static void test_numbers(void) {
     CHECK(sl_half_to_float(0x3c00) == 1.0f && sl_half_to_float(0x0001) == ldexpf(1, -24));
     CHECK(sl_half_to_float(0x7bff) == 65504.0f && isinf(sl_half_to_float(0xfc00)));
     /* halfway goes to even, in the normal and the subnormal range, and at the edge to infinity */
-    CHECK(sl_float_to_half(1.0f + ldexpf(1, -11)) == 0x3c00 && sl_float_to_half(1.0f + 3 * ldexpf(1, -11)) == 0x3c02);
+    CHECK(sl_float_to_half(1.0f + ldexpf(1, -11)) == 0x3c00 &&
+          sl_float_to_half(1.0f + 3 * ldexpf(1, -11)) == 0x3c02);
     CHECK(sl_float_to_half(ldexpf(1, -25)) == 0 && sl_float_to_half(3 * ldexpf(1, -25)) == 2);
     CHECK(sl_float_to_half(65519.9f) == 0x7bff && sl_float_to_half(65520.0f) == 0x7c00);
-    CHECK(sl_float_to_bf16_bits(1.0f + ldexpf(1, -8)) == 0x3f80 && sl_float_to_bf16_bits(1.0f + 3 * ldexpf(1, -8)) == 0x3f82);
+    CHECK(sl_float_to_bf16_bits(1.0f + ldexpf(1, -8)) == 0x3f80 &&
+          sl_float_to_bf16_bits(1.0f + 3 * ldexpf(1, -8)) == 0x3f82);
     alignas(16) float x[8], y[8];
     alignas(16) sl_bf16 b[8];
     for (int i = 0; i < 8; i++)
@@ -281,7 +285,8 @@ static void expect_fault(int kind, unsigned threads, const char *text) {
 static void test_faults(void) {
     for (int again = 0; again < 2; again++) { /* stacks of abandoned threads are used again */
         expect_fault(0, 64, "thread 7 returned while 7 threads wait at __syncthreads");
-        expect_fault(1, 32, "no thread can go on: thread 0 waits at __syncthreads, thread 16 waits at __syncwarp");
+        expect_fault(1, 32,
+                     "no thread can go on: thread 0 waits at __syncthreads, thread 16 waits at __syncwarp");
         expect_fault(2, 32, "thread 3 returned while thread 0 waits for it at __shfl_xor_sync");
         expect_fault(3, 40, "names lanes that the block does not have");
         expect_fault(4, 32, "mask 0x00000002 does not name the calling lane 0");

@@ -1,5 +1,5 @@
-/* The test device tested, part two: the runtime. Order of streams, capture and replay, limits of memory, addresses,
- * damage, failures on request, and what is left over. */
+/* The test device tested, part two: the runtime. Order of streams, capture and replay, limits of memory,
+ * addresses, damage, failures on request, and what is left over. */
 #include "device_check.h"
 
 #include <sys/wait.h>
@@ -69,7 +69,8 @@ static void test_events(void) {
     CHECK(cudaEventElapsedTime(&ms, before, after) == cudaSuccess && ms >= 0);
     CHECK(cudaStreamSynchronize(a) == cudaSuccess && two[0] == 1);
     CHECK(cudaEventDestroy(before) == cudaSuccess && cudaEventDestroy(after) == cudaSuccess);
-    CHECK(cudaStreamDestroy(a) == cudaSuccess && cudaStreamDestroy(b) == cudaSuccess && cudaFree(dx) == cudaSuccess);
+    CHECK(cudaStreamDestroy(a) == cudaSuccess && cudaStreamDestroy(b) == cudaSuccess &&
+          cudaFree(dx) == cudaSuccess);
 }
 
 /* ---- graphs -------------------------------------------------------------------------------------- */
@@ -101,7 +102,8 @@ static void test_graph(void) {
         CHECK(cudaGraphLaunch(exec, stream) == cudaSuccess);
         CHECK(cudaStreamSynchronize(stream) == cudaSuccess && back[3] == static_cast<float>(2 * i));
     }
-    CHECK(cudaGraphExecDestroy(exec) == cudaSuccess && cudaGraphLaunch(exec, stream) == cudaErrorInvalidResourceHandle);
+    CHECK(cudaGraphExecDestroy(exec) == cudaSuccess &&
+          cudaGraphLaunch(exec, stream) == cudaErrorInvalidResourceHandle);
     CHECK(cudaFreeHost(pinned) == cudaSuccess && cudaFreeHost(back) == cudaSuccess);
     CHECK(cudaFree(dx) == cudaSuccess && cudaStreamDestroy(stream) == cudaSuccess);
 }
@@ -124,7 +126,9 @@ static cudaError_t call_memcpy(cudaStream_t) {
     return cudaMemcpy(&b, &a, 1, cudaMemcpyHostToHost);
 }
 static cudaError_t call_device(cudaStream_t) { return cudaDeviceSynchronize(); }
-static cudaError_t call_null_launch(cudaStream_t) { return static_cast<cudaError_t>(scale(nullptr, 1, 1, nullptr)); }
+static cudaError_t call_null_launch(cudaStream_t) {
+    return static_cast<cudaError_t>(scale(nullptr, 1, 1, nullptr));
+}
 
 static void test_capture(void) {
     cudaStream_t own = open_stream(cudaStreamNonBlocking), blocking = open_stream(cudaStreamDefault);
@@ -165,7 +169,8 @@ static void test_addresses(void) {
     CHECK(cudaMemcpy(dx + 4, host, 20, cudaMemcpyHostToDevice) == cudaErrorInvalidValue);
     CHECK_FAULT("20 bytes at offset 16 of a device allocation of 32");
     CHECK(cudaMemset(host, 0, 4) == cudaErrorInvalidValue);
-    CHECK(cudaMemcpy2DAsync(dx, 4, host, 16, 8, 2, cudaMemcpyHostToDevice, nullptr) == cudaErrorInvalidPitchValue);
+    CHECK(cudaMemcpy2DAsync(dx, 4, host, 16, 8, 2, cudaMemcpyHostToDevice, nullptr) ==
+          cudaErrorInvalidPitchValue);
     for (int i = 0; i < 8; i++)
         host[i] = static_cast<float>(i);
     CHECK(cudaMemcpy2DAsync(dx, 8, host, 16, 8, 2, cudaMemcpyHostToDevice, nullptr) == cudaSuccess);
@@ -206,7 +211,8 @@ static bool use_everything(void) {
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t exec = nullptr;
     void *dx = nullptr, *pinned = nullptr;
-    bool good = cudaSetDevice(0) == cudaSuccess && cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess &&
+    bool good = cudaSetDevice(0) == cudaSuccess &&
+                cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess &&
                 cudaEventCreateWithFlags(&event, cudaEventDisableTiming) == cudaSuccess &&
                 cudaMalloc(&dx, 64) == cudaSuccess && cudaMallocHost(&pinned, 64) == cudaSuccess &&
                 cudaMemsetAsync(dx, 0, 64, stream) == cudaSuccess &&
@@ -215,7 +221,8 @@ static bool use_everything(void) {
         good = scale(static_cast<float *>(dx), 16, 2, stream) == 0;
         good = cudaStreamEndCapture(stream, &graph) == cudaSuccess && good;
     }
-    good = good && cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess && cudaGraphLaunch(exec, stream) == cudaSuccess &&
+    good = good && cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess &&
+           cudaGraphLaunch(exec, stream) == cudaSuccess &&
            cudaMemcpyAsync(pinned, dx, 64, cudaMemcpyDeviceToHost, stream) == cudaSuccess &&
            cudaEventRecord(event, stream) == cudaSuccess && cudaEventSynchronize(event) == cudaSuccess &&
            static_cast<float *>(pinned)[15] == 0;

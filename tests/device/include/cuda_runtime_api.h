@@ -1,5 +1,5 @@
-/* The part of the CUDA runtime's C interface that the backend uses, answered by the test device: same names, same
- * numbers, same order of arguments (CUDA 12 and 13). Written from the public reference manual. */
+/* The part of the CUDA runtime's C interface that the backend uses, answered by the test device: same names,
+ * same numbers, same order of arguments (CUDA 12 and 13). Written from the public reference manual. */
 #ifndef SL_TESTS_DEVICE_CUDA_RUNTIME_API_H
 #define SL_TESTS_DEVICE_CUDA_RUNTIME_API_H
 
@@ -116,8 +116,8 @@ cudaError_t cudaFreeHost(void *ptr);
 
 cudaError_t cudaMemcpy(void *dst, const void *src, size_t count, cudaMemcpyKind kind);
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t count, cudaMemcpyKind kind, cudaStream_t stream);
-cudaError_t cudaMemcpy2DAsync(void *dst, size_t dpitch, const void *src, size_t spitch, size_t width, size_t height,
-                              cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dpitch, const void *src, size_t spitch, size_t width,
+                              size_t height, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemset(void *dst, int value, size_t count);
 cudaError_t cudaMemsetAsync(void *dst, int value, size_t count, cudaStream_t stream);
 
