@@ -1,7 +1,7 @@
-/* Causal attention of runs of several queries on a CUDA device: a block holds ROWS queries of one head against blocks
- * of keys in shared memory, the steps those of attention_cuda.h. Threads form 16 by 8: a thread scores 4 queries
- * against 4 keys, then keeps the sums of its 4 queries over every eighth group of 4 components. Keys that no query of
- * the block sees are not read. Runs of a single query go to attention_decode.cu. */
+/* Causal attention of runs of several queries on a CUDA device: a block holds ROWS queries of one head against
+ * blocks of keys in shared memory, the steps those of attention_cuda.h. Threads form 16 by 8: a thread scores 4
+ * queries against 4 keys, then keeps the sums of its 4 queries over every eighth group of 4 components. Keys
+ * that no query of the block sees are not read. Runs of a single query go to attention_decode.cu. */
 #include "kernels/attention/attention_cuda.h"
 
 using namespace attention;
@@ -27,7 +27,8 @@ template <int WIDTH> struct tiles {
     float q[ROWS * STRIDE], k[KEYS * STRIDE], v[KEYS * STRIDE], weight[ROWS * WEIGHTS];
 };
 
-/* One query of a thread: what it sees, of the block at hand from .. to - 1, and its sums (of the values: elsewhere). */
+/* One query of a thread: what it sees, of the block at hand from .. to - 1, and its sums (of the values:
+ * elsewhere). */
 struct query {
     sight sees;
     unsigned from, to;
@@ -62,9 +63,9 @@ static __device__ bool share_of(const prefill &p, share *s) {
 }
 
 /* Scores of the thread's queries against keys x, x + 8, x + 16 and x + 24 of the block of n_key keys. */
-template <int WIDTH>
-__device__ void score_block(const prefill &p, const share &s, tiles<WIDTH> &t, uint64_t base, unsigned n_key,
-                            bool first, float score[EACH][EACH]) {
+template <int WIDTH> __device__ void score_block(const prefill &p, const share &s, tiles<WIDTH> &t,
+                                                 uint64_t base, unsigned n_key, bool first,
+                                                 float score[EACH][EACH]) {
     enum { STRIDE = tiles<WIDTH>::STRIDE };
     const uint32_t dim = p.a.kv.head_dim;
     const float *q = t.q + threadIdx.x / ACROSS * EACH * STRIDE, *k = t.k + threadIdx.x % ACROSS * STRIDE;
@@ -93,8 +94,8 @@ __device__ void score_block(const prefill &p, const share &s, tiles<WIDTH> &t, u
     }
 }
 
-/* Weights of one query's keys to its row in shared memory; returns the fading of what was before. The eight threads
- * of the row call alike. */
+/* Weights of one query's keys to its row in shared memory; returns the fading of what was before. The eight
+ * threads of the row call alike. */
 static __device__ float weigh(query *q, const float score[EACH], float scale, float *row) {
     const unsigned x = threadIdx.x % ACROSS;
     float scaled[EACH], top = q->part.top, weight[EACH];
@@ -124,7 +125,8 @@ static __device__ float weigh(query *q, const float score[EACH], float scale, fl
 /* part += weight v over the block's keys; all: every query of the warp sees every key. */
 template <bool ALL, int WIDTH> __device__ void add_values(const tiles<WIDTH> &t, state<WIDTH> &state) {
     enum { STRIDE = tiles<WIDTH>::STRIDE, WEIGHTS = tiles<WIDTH>::WEIGHTS, GROUPS = WIDTH / ACROSS / 4 };
-    const float *row = t.weight + threadIdx.x / ACROSS * EACH * WEIGHTS, *column = t.v + threadIdx.x % ACROSS * 4;
+    const float *row = t.weight + threadIdx.x / ACROSS * EACH * WEIGHTS,
+                *column = t.v + threadIdx.x % ACROSS * 4;
 #pragma unroll 2
     for (unsigned key = 0; key < KEYS; key++) {
         float4 v[GROUPS];
@@ -155,22 +157,25 @@ template <int WIDTH> __device__ void fold_part(state<WIDTH> &state, int r) {
     }
 }
 
-template <int WIDTH>
-__device__ void attend_block(const prefill &p, const share &s, tiles<WIDTH> &t, uint64_t base, uint64_t end,
-                             bool first, state<WIDTH> &state) {
+template <int WIDTH> __device__ void attend_block(const prefill &p, const share &s, tiles<WIDTH> &t,
+                                                  uint64_t base, uint64_t end, bool first,
+                                                  state<WIDTH> &state) {
     float score[EACH][EACH];
-    score_block(p, s, t, base, static_cast<unsigned>(min(end - base, static_cast<uint64_t>(KEYS))), first, score);
+    score_block(p, s, t, base, static_cast<unsigned>(min(end - base, static_cast<uint64_t>(KEYS))), first,
+                score);
     bool all = true;
     for (int r = 0; r < EACH; r++) {
         query *q = &state.q[r];
         const sight seen = q->sees;
-        q->from = static_cast<unsigned>(seen.begin <= base ? 0 : min(seen.begin - base, static_cast<uint64_t>(KEYS)));
+        q->from =
+            static_cast<unsigned>(seen.begin <= base ? 0 : min(seen.begin - base, static_cast<uint64_t>(KEYS)));
         q->to = static_cast<unsigned>(seen.end <= base ? 0 : min(seen.end - base, static_cast<uint64_t>(KEYS)));
         all = all && q->from == 0 && q->to == KEYS;
         if (base > seen.begin && base < seen.end && (base & ((1ull << seen.shift) - 1)) == 0)
             fold_part(state, r);
-        const float fade = weigh(q, score[r], p.a.scale,
-                                 t.weight + (threadIdx.x / ACROSS * EACH + static_cast<unsigned>(r)) * t.WEIGHTS);
+        const float fade =
+            weigh(q, score[r], p.a.scale,
+                  t.weight + (threadIdx.x / ACROSS * EACH + static_cast<unsigned>(r)) * t.WEIGHTS);
         for (int c = 0; c < WIDTH / ACROSS; c++)
             state.part[r][c] = __fmul_rn(state.part[r][c], fade);
     }
@@ -200,7 +205,8 @@ template <int WIDTH> __device__ void finish(const prefill &p, const share &s, st
         fold_part(state, r);
         if (row >= s.n)
             continue;
-        const uint64_t y = (s.row + row) * p.a.y_stride + static_cast<uint64_t>(s.head) * p.a.kv.head_dim + s.col;
+        const uint64_t y =
+            (s.row + row) * p.a.y_stride + static_cast<uint64_t>(s.head) * p.a.kv.head_dim + s.col;
         for (int c = 0; c < WIDTH / ACROSS; c++) {
             const unsigned col = threadIdx.x % ACROSS * 4 + static_cast<unsigned>(c / 4 * ACROSS * 4 + c % 4);
             if (col < s.n_col)

@@ -1,10 +1,12 @@
-/* What the attention kernels for CUDA share: which keys a query sees, in which pieces its sums are made, and the steps
- * of online softmax (Milakov and Gimelshein 2018). Prefill and decode take these steps alike and so give the same bits.
+/* What the attention kernels for CUDA share: which keys a query sees, in which pieces its sums are made, and
+ * the steps of online softmax (Milakov and Gimelshein 2018). Prefill and decode take these steps alike and so
+ * give the same bits.
  *
- * The chain behind one query head. Its keys are cut into chunks at multiples of a power of two of absolute positions,
- * which depends on how many keys it sees; a chunk into blocks of KEYS. In a block: scores, each one fma after the
- * other along head_dim; the largest score so far; the old sums times fade; the weights summed by a tree; w v added key
- * by key. The sums of the chunks are folded together in order. Keys out of sight take part in nothing. */
+ * The chain behind one query head. Its keys are cut into chunks at multiples of a power of two of absolute
+ * positions, which depends on how many keys it sees; a chunk into blocks of KEYS. In a block: scores, each one
+ * fma after the other along head_dim; the largest score so far; the old sums times fade; the weights summed by
+ * a tree; w v added key by key. The sums of the chunks are folded together in order. Keys out of sight take
+ * part in nothing. */
 #ifndef SL_KERNELS_ATTENTION_CUDA_H
 #define SL_KERNELS_ATTENTION_CUDA_H
 
@@ -14,11 +16,11 @@
 namespace attention {
 
 enum {
-    KEYS = 32,           /* of a block: one per lane */
-    CHUNKS = 64,         /* no query has more */
-    SHORTEST = 7,        /* log2 of the length of a chunk, at least */
+    KEYS = 32,    /* of a block: one per lane */
+    CHUNKS = 64,  /* no query has more */
+    SHORTEST = 7, /* log2 of the length of a chunk, at least */
     THREADS = 128,
-    PIECE = 128          /* components of head_dim in shared memory at a time */
+    PIECE = 128 /* components of head_dim in shared memory at a time */
 };
 
 /* One stored element in f16. */
@@ -41,11 +43,10 @@ __device__ __forceinline__ void load8(const half_bits *p, float v[8]) {
 __device__ __forceinline__ void load8(const float *p, float v[8]) { sl_load8(p, v); }
 __device__ __forceinline__ void load8(const sl_bf16 *p, float v[8]) { sl_load8(p, v); }
 
-/* Columns of n_row rows to f32 in shared memory; there row r begins at tile + r * stride, 16-byte aligned, and is
- * filled with zeros to a multiple of four columns. All threads call. */
-template <class T>
-__device__ void stage_rows(float *tile, unsigned stride, const T *rows, uint64_t row_stride, unsigned n_row,
-                           unsigned width, bool aligned) {
+/* Columns of n_row rows to f32 in shared memory; there row r begins at tile + r * stride, 16-byte aligned, and
+ * is filled with zeros to a multiple of four columns. All threads call. */
+template <class T> __device__ void stage_rows(float *tile, unsigned stride, const T *rows, uint64_t row_stride,
+                                              unsigned n_row, unsigned width, bool aligned) {
     if (aligned) { /* width is a multiple of 8 */
         const unsigned units = width / 8, step = THREADS / units, unit = threadIdx.x % units * 8;
         unsigned r = threadIdx.x / units;
@@ -109,7 +110,8 @@ __device__ __forceinline__ float dot4(const float4 q, const float4 k, float sum)
     return fmaf(q.w, k.w, fmaf(q.z, k.z, fmaf(q.y, k.y, fmaf(q.x, k.x, sum))));
 }
 
-/* Sums of a chunk or of all so far: they stand for exp(top) times themselves. The values' sums lie elsewhere. */
+/* Sums of a chunk or of all so far: they stand for exp(top) times themselves. The values' sums lie elsewhere.
+ */
 struct softmax {
     float top, total;
 };
@@ -132,8 +134,8 @@ __device__ __forceinline__ float folded(fold f, float sum, float part) {
 } // namespace attention
 
 /* Element of a slot's memory at which position pos of k (part 0) or v (1) of a head begins. */
-__device__ __forceinline__ uint64_t sl_kv_row(const sl_kv_table &kv, uint32_t slot, uint32_t part, uint32_t head,
-                                              uint64_t pos) {
+__device__ __forceinline__ uint64_t sl_kv_row(const sl_kv_table &kv, uint32_t slot, uint32_t part,
+                                              uint32_t head, uint64_t pos) {
     const uint64_t rows = (2 * static_cast<uint64_t>(kv.store) + part) * kv.n_kv_head + head;
     return (rows * kv.slots[slot].cap + pos) * kv.head_dim;
 }

@@ -1,14 +1,15 @@
-/* Causal attention of single queries on a CUDA device. The chunks of a query's keys (attention_cuda.h) are dealt out
- * to the blocks of a grid that depends on host numbers only; each chunk's sums go to scratch, and a second launch
- * folds them together in order. One reading of keys and values serves up to HEADS query heads of their group. */
+/* Causal attention of single queries on a CUDA device. The chunks of a query's keys (attention_cuda.h) are
+ * dealt out to the blocks of a grid that depends on host numbers only; each chunk's sums go to scratch, and a
+ * second launch folds them together in order. One reading of keys and values serves up to HEADS query heads of
+ * their group. */
 #include "kernels/attention/attention_cuda.h"
 
 using namespace attention;
 
 enum {
-    HEADS = 8,           /* query heads of a block: two for each warp to score */
-    WIDEST = 512,        /* components of the result of a block; beyond, more blocks score the same keys again */
-    BLOCKS = 4096        /* about so many are launched if the work allows it */
+    HEADS = 8,    /* query heads of a block: two for each warp to score */
+    WIDEST = 512, /* components of the result of a block; beyond, more blocks score the same keys again */
+    BLOCKS = 4096 /* about so many are launched if the work allows it */
 };
 
 struct decode {
@@ -69,13 +70,13 @@ static __device__ share share_of(const decode &d, uint32_t run) {
 static __device__ void stage_keys(const decode &d, const share &s, float *tile, uint64_t part, uint64_t base,
                                   unsigned from, unsigned to, uint32_t col, uint32_t width) {
     const uint32_t dim = d.a.kv.head_dim;
-    stage(tile + from * d.stride, d.stride, s.data, part + (base + from) * dim + col, d.a.kv.f16, dim, to - from, width,
-          s.kv_aligned);
+    stage(tile + from * d.stride, d.stride, s.data, part + (base + from) * dim + col, d.a.kv.f16, dim,
+          to - from, width, s.kv_aligned);
 }
 
 /* The scores of a lane's key for its warp's two heads. The first piece of v is fetched on the way. */
-static __device__ void score_block(const decode &d, const share &s, const tiles &t, uint64_t base, unsigned from,
-                                   unsigned to, bool first, float score[2]) {
+static __device__ void score_block(const decode &d, const share &s, const tiles &t, uint64_t base,
+                                   unsigned from, unsigned to, bool first, float score[2]) {
     const uint32_t dim = d.a.kv.head_dim;
     const float *key = t.k + threadIdx.x % 32 * d.stride, *q = t.q + threadIdx.x / 32 * 2 * d.stride;
     score[0] = score[1] = 0;
@@ -86,8 +87,8 @@ static __device__ void score_block(const decode &d, const share &s, const tiles 
         if (c + width == dim)
             stage_keys(d, s, t.v, s.v, base, from, to, s.col, min(s.n_col, static_cast<uint32_t>(PIECE)));
         if (first || dim > PIECE)
-            stage_q(t.q, d.stride, d.a.q, s.row * d.a.q_stride + static_cast<uint64_t>(s.head) * dim + c, d.a.act, dim,
-                    s.n_head, width, d.q_aligned);
+            stage_q(t.q, d.stride, d.a.q, s.row * d.a.q_stride + static_cast<uint64_t>(s.head) * dim + c,
+                    d.a.act, dim, s.n_head, width, d.q_aligned);
         __syncthreads();
         if (threadIdx.x / 32 * 2 >= s.n_head)
             continue;
@@ -135,8 +136,8 @@ static __device__ void add_values(const decode &d, const share &s, const tiles &
     }
 }
 
-static __device__ void attend_block(const decode &d, const share &s, const tiles &t, uint64_t base, unsigned from,
-                                    unsigned to, bool first, softmax state[2]) {
+static __device__ void attend_block(const decode &d, const share &s, const tiles &t, uint64_t base,
+                                    unsigned from, unsigned to, bool first, softmax state[2]) {
     const unsigned lane = threadIdx.x % 32, head = threadIdx.x / 32 * 2;
     float score[2];
     score_block(d, s, t, base, from, to, first, score);
@@ -160,8 +161,8 @@ static __device__ float *partial(const sl_attention_cuda_args &a, uint32_t run, 
     return a.scratch + i * (a.kv.head_dim + 2);
 }
 
-static __device__ void put_partial(const decode &d, const share &s, const tiles &t, uint32_t run, uint32_t chunk,
-                                   const softmax state[2]) {
+static __device__ void put_partial(const decode &d, const share &s, const tiles &t, uint32_t run,
+                                   uint32_t chunk, const softmax state[2]) {
     for (uint32_t i = threadIdx.x; i < s.n_head * s.n_col; i += THREADS) {
         const uint32_t h = i / s.n_col, c = i % s.n_col;
         partial(d.a, run, s.head + h, chunk)[2 + s.col + c] = t.sum[h * d.cols + c];
@@ -183,7 +184,8 @@ static __global__ void __launch_bounds__(THREADS) attend_chunks(decode d) {
     const share s = share_of(d, run);
     const tiles t = lay_out(d, shared);
     const sight seen = see(d.a.runs.pos[run], d.a.window);
-    const uint64_t first_chunk = seen.begin >> seen.shift, n_chunk = ((seen.end - 1) >> seen.shift) - first_chunk + 1;
+    const uint64_t first_chunk = seen.begin >> seen.shift,
+                   n_chunk = ((seen.end - 1) >> seen.shift) - first_chunk + 1;
     for (unsigned i = threadIdx.x; i < KEYS * HEADS + HEADS; i += THREADS)
         t.weight[i] = 0; /* fade as well; heads that are not there stay so */
     for (uint32_t chunk = blockIdx.x; chunk < n_chunk; chunk += gridDim.x) {
@@ -223,7 +225,8 @@ static __global__ void fold_chunks(sl_attention_cuda_args a) {
         folds[threadIdx.x] = fold_with(&sum, part[threadIdx.x]);
     }
     __syncthreads();
-    const uint64_t y = static_cast<uint64_t>(a.runs.start[run]) * a.y_stride + static_cast<uint64_t>(head) * dim;
+    const uint64_t y =
+        static_cast<uint64_t>(a.runs.start[run]) * a.y_stride + static_cast<uint64_t>(head) * dim;
     for (uint32_t c = threadIdx.x; c < dim; c += THREADS) {
         float sum = 0, total = 0;
         const float *at = partial(a, run, head, 0) + 2 + c;

@@ -10,10 +10,12 @@ template <class T> __global__ void kv_store(sl_kv_store_args a) {
     if (token >= n_tok)
         return;
     const uint64_t row = first + token, pos = a.runs.pos[blockIdx.y] + token;
-    const T *x = part ? static_cast<const T *>(a.v) + row * a.v_stride : static_cast<const T *>(a.k) + row * a.k_stride;
+    const T *x =
+        part ? static_cast<const T *>(a.v) + row * a.v_stride : static_cast<const T *>(a.k) + row * a.k_stride;
     for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) {
         const uint32_t head = i / a.kv.head_dim;
-        const uint64_t at = sl_kv_row(a.kv, a.runs.slot[blockIdx.y], part, head, pos) + (i - head * a.kv.head_dim);
+        const uint64_t at =
+            sl_kv_row(a.kv, a.runs.slot[blockIdx.y], part, head, pos) + (i - head * a.kv.head_dim);
         void *data = a.kv.slots[a.runs.slot[blockIdx.y]].data;
         if (a.kv.f16)
             static_cast<uint16_t *>(data)[at] = sl_float_to_half(sl_load(x + i));
@@ -24,8 +26,8 @@ template <class T> __global__ void kv_store(sl_kv_store_args a) {
 
 int sl_kv_store_cuda(const sl_kv_store_args *args, sl_stream stream) {
     const dim3 grid(args->runs.max_tok, args->runs.n, 2);
-    return sl_launch(args->act == SL_ACT_BF16 ? kv_store<sl_bf16> : kv_store<float>, grid, dim3(THREADS), 0, stream,
-                     *args);
+    return sl_launch(args->act == SL_ACT_BF16 ? kv_store<sl_bf16> : kv_store<float>, grid, dim3(THREADS), 0,
+                     stream, *args);
 }
 
 struct fill_args {
@@ -44,7 +46,8 @@ static __global__ void fill_kv(fill_args a) {
     if (a.f16)
         static_cast<uint16_t *>(a.data)[at] = static_cast<uint16_t>(0x1c00u | ((r + 14 * e) & 0xffu));
     else
-        static_cast<unsigned *>(a.data)[at] = 0x3b000000u | ((r + 28 * e + 14) & 0xffu) << 16 | ((r + 28 * e) & 0xffu);
+        static_cast<unsigned *>(a.data)[at] =
+            0x3b000000u | ((r + 28 * e + 14) & 0xffu) << 16 | ((r + 28 * e) & 0xffu);
 }
 
 int sl_fill_kv_cuda(void *data, uint64_t cap, uint64_t n_pos, uint64_t n_rows, uint32_t head_dim, bool f16,

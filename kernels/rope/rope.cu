@@ -1,5 +1,5 @@
-/* Rotary embedding on a CUDA device: the table of a pass, and the half-split rotation (Su et al. 2021, in the layout
- * of GPT-NeoX and Llama). */
+/* Rotary embedding on a CUDA device: the table of a pass, and the half-split rotation (Su et al. 2021, in the
+ * layout of GPT-NeoX and Llama). */
 #include "kernels/cuda.h"
 #include "kernels/cuda_kernels.h"
 
@@ -32,7 +32,8 @@ template <class T> __global__ void rope(sl_rope_args a) {
         return;
     const uint32_t head = i / half, j = i % half;
     const float *table = a.table + row * a.table_stride;
-    T *lo = static_cast<T *>(a.x) + row * a.x_stride + static_cast<uint64_t>(head) * a.head_dim + j, *hi = lo + half;
+    T *lo = static_cast<T *>(a.x) + row * a.x_stride + static_cast<uint64_t>(head) * a.head_dim + j,
+      *hi = lo + half;
     const float x = sl_load(lo), y = sl_load(hi), c = table[j], s = table[half + j];
     sl_store(lo, x * c - y * s);
     sl_store(hi, y * c + x * s);
@@ -43,5 +44,6 @@ int sl_rope_cuda(const sl_rope_args *args, sl_stream stream) {
     if (n == 0)
         return 0;
     const dim3 grid((n + THREADS - 1) / THREADS, args->rows.max);
-    return sl_launch(args->act == SL_ACT_BF16 ? rope<sl_bf16> : rope<float>, grid, dim3(THREADS), 0, stream, *args);
+    return sl_launch(args->act == SL_ACT_BF16 ? rope<sl_bf16> : rope<float>, grid, dim3(THREADS), 0, stream,
+                     *args);
 }

@@ -1,10 +1,11 @@
-/* Drawing tokens on a CUDA device, a block for each row, in the order of src/run/sampler.c: repeat penalty, top-k, top-p,
- * min-p, temperature, draw.
+/* Drawing tokens on a CUDA device, a block for each row, in the order of src/run/sampler.c: repeat penalty,
+ * top-k, top-p, min-p, temperature, draw.
  *
- * A candidate is one number, its rank: above the logit's bits so arranged that they order as the logit does, below the
- * id's complement; so no two are equal and the order of likelihood is that of ranks. The k-th largest of the threads'
- * own best ranks bounds the k best from below: hardly more than k reach it, and those are sorted in shared memory.
- * Where the likeliest sit with few threads, too many do: then a radix selection finds the k-th best exactly. */
+ * A candidate is one number, its rank: above the logit's bits so arranged that they order as the logit does,
+ * below the id's complement; so no two are equal and the order of likelihood is that of ranks. The k-th largest
+ * of the threads' own best ranks bounds the k best from below: hardly more than k reach it, and those are
+ * sorted in shared memory. Where the likeliest sit with few threads, too many do: then a radix selection finds
+ * the k-th best exactly. */
 #include "kernels/cuda.h"
 #include "kernels/cuda_kernels.h"
 
@@ -172,7 +173,8 @@ static __device__ unsigned keep_likely(const sl_draw &draw, const workspace *w, 
     for (unsigned i = 0; i < k; i++)
         sum += w->likely[i];
     for (unsigned i = 0; i < k; i++) {
-        if (i > 0 && (seen >= static_cast<double>(draw.top_p) * sum || w->likely[i] < static_cast<double>(draw.min_p)))
+        if (i > 0 &&
+            (seen >= static_cast<double>(draw.top_p) * sum || w->likely[i] < static_cast<double>(draw.min_p)))
             return i;
         seen += w->likely[i];
     }
@@ -231,7 +233,8 @@ static __global__ void __launch_bounds__(MOST) sample(sl_sample_args a) {
     }
     __syncthreads();
     if (threadIdx.x == 0) /* nothing is possible: as at temperature 0 */
-        *token = id_of(w->pool[best == -static_cast<double>(INFINITY) ? 0 : draw_one(draw, w, keep_likely(draw, w, k))]);
+        *token = id_of(
+            w->pool[best == -static_cast<double>(INFINITY) ? 0 : draw_one(draw, w, keep_likely(draw, w, k))]);
 }
 
 int sl_sample_cuda(const sl_sample_args *args, sl_stream stream) {
