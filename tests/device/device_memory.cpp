@@ -1,8 +1,9 @@
 /* Memory of the test device. Each allocation has its own pages between a megabyte of guard on each side, placed
  * so that its end is as near to the guard as an alignment of 256 bytes allows; what is left around it holds a
  * pattern that is checked after every run of the device, and is poisoned under AddressSanitizer. New memory is
- * 0xFF: NaN in every type. Outside the device's runs the pages cannot be touched, so a host that reads a device
- * pointer crashes as with a real device. */
+ * 0xFF: NaN in every type. On request the pages cannot be touched outside the device's runs, so that a host
+ * which reads a device pointer crashes as with a real device; that costs system calls in proportion to the
+ * memory. */
 #include "device_runtime.h"
 
 #include <stdlib.h>
@@ -24,6 +25,8 @@ static void set_access(const sl_allocation *a, bool open) {
 }
 
 void sl_memory_open(bool open) {
+    if (!sl_rt.protect)
+        return;
     for (const auto &entry : sl_rt.allocations)
         set_access(&entry.second, open);
 }
@@ -53,7 +56,7 @@ static bool map_allocation(size_t size, sl_allocation *a) {
     memset(a->map, PATTERN, a->map_bytes);
     memset(a->base, 0xff, size);
     set_poison(a, true);
-    set_access(a, false);
+    set_access(a, !sl_rt.protect);
     return true;
 }
 
@@ -79,14 +82,24 @@ cudaError_t cudaMalloc(void **ptr, size_t size) {
     });
 }
 
+/* The first byte of p [n] that is not the pattern; NULL: none. */
+static const unsigned char *find_other(const unsigned char *p, size_t n) {
+    if (n == 0 || (*p == PATTERN && memcmp(p, p + 1, n - 1) == 0))
+        return nullptr;
+    while (*p == PATTERN)
+        p++;
+    return p;
+}
+
 /* The first byte around the allocation that has been written to; NULL: none. */
 static const unsigned char *find_damage(const sl_allocation *a) {
-    const unsigned char *p = a->map, *end = a->map + a->map_bytes;
+    const unsigned char *end = a->base + a->size;
     set_poison(a, false);
-    while (p < end && (p == a->base || *p == PATTERN))
-        p += p == a->base ? a->size : 1;
+    const unsigned char *damage = find_other(end, static_cast<size_t>(a->map + a->map_bytes - end));
+    if (!damage)
+        damage = find_other(a->map, static_cast<size_t>(a->base - a->map));
     set_poison(a, true);
-    return p < end ? p : nullptr;
+    return damage;
 }
 
 static cudaError_t check_allocation(const sl_allocation *a) {

@@ -3,7 +3,8 @@
  * Environment: SLUICE_DEVICE_MEMORY bytes of device memory, SLUICE_DEVICE_SEED order of blocks and threads,
  * SLUICE_DEVICE_FAIL=n fails the n-th call that can fail, SLUICE_DEVICE_COUNT_CALLS=file writes at exit how
  * many there were, SLUICE_DEVICE_LEAKS=1 makes the exit status 99 if something was not released,
- * SLUICE_DEVICE_ABSENT=1 takes the device away. */
+ * SLUICE_DEVICE_ABSENT=1 takes the device away, SLUICE_DEVICE_PROTECT=1 keeps the host from touching device
+ * memory. */
 #include "device_runtime.h"
 
 #include <stdarg.h>
@@ -51,6 +52,7 @@ static void start(void) {
     sl_rt.started = true;
     sl_rt.fail_at = number_from("SLUICE_DEVICE_FAIL", 0);
     sl_rt.seed = number_from("SLUICE_DEVICE_SEED", 0);
+    sl_rt.protect = number_from("SLUICE_DEVICE_PROTECT", 0) != 0;
     sl_rt.memory_limit = number_from("SLUICE_DEVICE_MEMORY", sl_rt.memory_limit);
     atexit(at_exit);
 }
@@ -302,6 +304,14 @@ void sl_device_seed(unsigned long seed) {
     std::lock_guard<std::mutex> lock(sl_rt.mutex);
     start();
     sl_rt.seed = seed;
+}
+
+void sl_device_protect(int on) {
+    std::lock_guard<std::mutex> lock(sl_rt.mutex);
+    start();
+    sl_rt.protect = true;
+    sl_memory_open(!on);
+    sl_rt.protect = on != 0;
 }
 
 void sl_device_memory(size_t bytes) {

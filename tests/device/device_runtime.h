@@ -68,7 +68,7 @@ struct sl_allocation {
 
 struct sl_runtime {
     std::mutex mutex;
-    bool started = false;
+    bool started = false, protect = false;
     cudaError_t sticky = cudaSuccess;
     unsigned long n_call = 0, fail_at = 0, seed = 0;
     size_t memory_limit = (size_t)2 << 30, memory_used = 0;
@@ -116,7 +116,7 @@ cudaError_t sl_refuse_forever(cudaError_t error);
 /* Is [p, p + n_bytes) inside one allocation; does it keep clear of all? If not, explained. */
 bool sl_memory_is_device(const char *name, const void *p, size_t n_bytes);
 bool sl_memory_is_host(const char *name, const void *p, size_t n_bytes);
-/* Device memory is readable and writable only while the device works. */
+/* Around the device's work, where the host may not touch its memory otherwise. */
 void sl_memory_open(bool open);
 /* Looks for damage around all allocations: success or a fault. */
 cudaError_t sl_memory_check(void);

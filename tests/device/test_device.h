@@ -18,6 +18,8 @@ void sl_device_fail_at(unsigned long n);
 unsigned long sl_device_calls(void);
 /* Order of blocks and threads in the launches to come; 0: increasing. Overrides SLUICE_DEVICE_SEED. */
 void sl_device_seed(unsigned long seed);
+/* Whether a host that touches device memory crashes. Overrides SLUICE_DEVICE_PROTECT. */
+void sl_device_protect(int on);
 /* Bytes of device memory; at first SLUICE_DEVICE_MEMORY or 2 GiB. */
 void sl_device_memory(size_t bytes);
 

@@ -183,6 +183,8 @@ static void test_addresses(void) {
 
 static void host_reads_device(void) {
     volatile float *dx = device_array<float>(8);
+    cudaDeviceSynchronize();
+    sl_device_protect(1);
     (void)dx[3];
 }
 
