@@ -52,6 +52,7 @@ template <sl_type type> __global__ void __launch_bounds__(N_THREAD) gemm_kernel(
     const size_t x_at = (t0 + (has_x ? row : 0)) * p.x_stride + (size_t)block * a.x_step;
     const uint32_t groups = (p.k + SL_GROUP - 1) / SL_GROUP;
     const uint32_t wi = threadIdx.x % 16, xi = threadIdx.x / 16; /* the four rows of each that it multiplies */
+    const bool has_sum = r0 + 4 * wi < p.n_row && t0 + 4 * xi < n;
 
     float sum[4][4] = {};
     for (uint32_t k0 = 0; k0 < p.k; k0 += DEPTH) {
@@ -62,7 +63,7 @@ template <sl_type type> __global__ void __launch_bounds__(N_THREAD) gemm_kernel(
         else load_x((const sl_bf16 *)p.x + x_at, has_x ? p.k : 0, k0 + depth, v);
         put_column(x_tile, row, depth, v);
         __syncthreads();
-        add_tile(w_tile, x_tile, wi, xi, sum);
+        if (has_sum) add_tile(w_tile, x_tile, wi, xi, sum);
         __syncthreads();
     }
 #pragma unroll

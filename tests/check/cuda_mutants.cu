@@ -6,7 +6,7 @@
 namespace {
 
 enum { N_THREAD = 64 };
-enum defect { SOUND, TAIL, ONE_SCALE, ROWS_MIXED, NOT_COUNTED, ORDER, TRUNCATED, NO_RHO, PAST_END };
+enum defect { SOUND, TAIL, ONE_SCALE, ROWS_MIXED, NOT_COUNTED, ORDER, ROUNDED_DOWN, NO_RHO, PAST_END };
 
 struct mutant_args {
     sl_product_args p;
@@ -49,7 +49,7 @@ __global__ void product_kernel(mutant_args a) {
     const uint32_t r = blockIdx.x * N_THREAD + threadIdx.x;
     for (uint32_t t = 0; t < n && r < a.p.n_row; t++) {
         float sum = product(a.p, t, r, n, a.d);
-        if (a.d == TRUNCATED) sum = __uint_as_float(__float_as_uint(sum) & 0xffff0000u);
+        if (a.d == ROUNDED_DOWN) sum -= fabsf(sum) * 0x1p-8f;
         if (a.d == NO_RHO) a.p.rho = nullptr;
         sl_put_sum(a.p, t, r, r, sum);
     }
@@ -70,7 +70,7 @@ __global__ void expand_kernel(expand_args a) {
     for (uint32_t r = threadIdx.x; r < e.n_row; r += N_THREAD) {
         for (uint32_t i = 0; i < e.k; i++) {
             float v = weight_of(e.type, (const unsigned char *)e.w + r * e.w_row_bytes, e.k, i, a.d);
-            if (a.d == TRUNCATED) v = __uint_as_float(__float_as_uint(v) & 0xffff0000u);
+            if (a.d == ROUNDED_DOWN) v -= fabsf(v) * 0x1p-8f;
             if (e.act == SL_ACT_F32) ((float *)e.dst)[r * e.dst_stride + i] = v;
             else sl_store((sl_bf16 *)e.dst + r * e.dst_stride + i, v);
         }
@@ -102,9 +102,9 @@ DEFINE_MUTANT(mutant_cuda_gemv_order, sl_product_args, ORDER)
 DEFINE_MUTANT(mutant_cuda_gemv_past_end, sl_product_args, PAST_END)
 /* Each row but the first has its neighbour's weights. */
 DEFINE_MUTANT(mutant_cuda_gemm_rows, sl_product_args, ROWS_MIXED)
-/* bf16 is cut instead of rounded. */
-DEFINE_MUTANT(mutant_cuda_gemm_truncated, sl_product_args, TRUNCATED)
+/* Rounded downwards by half a unit of bf16. */
+DEFINE_MUTANT(mutant_cuda_gemm_rounded_down, sl_product_args, ROUNDED_DOWN)
 /* What is added is not scaled. */
 DEFINE_MUTANT(mutant_cuda_gemm_rho, sl_product_args, NO_RHO)
 DEFINE_MUTANT(mutant_cuda_expand_scale, sl_expand_args, ONE_SCALE)
-DEFINE_MUTANT(mutant_cuda_expand_truncated, sl_expand_args, TRUNCATED)
+DEFINE_MUTANT(mutant_cuda_expand_rounded_down, sl_expand_args, ROUNDED_DOWN)

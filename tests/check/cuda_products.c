@@ -125,7 +125,9 @@ static bounded dot(const float *w, const float *x, size_t k, float bias) {
 }
 
 static bounded rounded(bounded s, sl_act act) {
-    if (act == SL_ACT_BF16) s.bound += 0x1p-9 * (fabs(s.value) + s.bound) + 0x1p-133;
+    int exponent;
+    frexp(fmax(fabs(s.value) + s.bound, 0x1p-126), &exponent);
+    if (act == SL_ACT_BF16) s.bound += ldexp(1, exponent - 9); /* half a unit of 8 bits */
     return s;
 }
 
