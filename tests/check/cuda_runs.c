@@ -539,3 +539,61 @@ void check_cuda_bridge_runs(check *c) {
         for (int act = 0; act < 2; act++) bridge_case(c, (sl_act)act, 5, widths[s], (s + (size_t)act) % 2 == 0);
     bridge_case(c, SL_ACT_F32, MAX_RUN, 40, true);
 }
+
+/* ---- broken kernels; those of another kind are in cuda_sequence_mutants.cu ------------------------ */
+
+/* One norm over all channels. */
+int mutant_cuda_conv_one_norm(const sl_conv_cuda_args *args, sl_stream stream) {
+    sl_conv_cuda_args a = *args;
+    a.head_dim = a.e;
+    return sl_conv_gate_cuda(&a, stream);
+}
+
+int mutant_cuda_s4d_one_norm(const sl_s4d_cuda_args *args, sl_stream stream) {
+    sl_s4d_cuda_args a = *args;
+    a.head_dim = a.e;
+    return sl_s4d_cuda(&a, stream);
+}
+
+/* Deep rows take s and rho of the first rows of the batch. */
+int mutant_cuda_s6_not_indexed(const sl_s6_cuda_args *args, sl_stream stream) {
+    sl_s6_cuda_args a = *args;
+    a.index = NULL;
+    return sl_s6_cuda(&a, stream);
+}
+
+/* Light tokens move the state as deep ones do: here, the deep ones once more. */
+int mutant_cuda_s6_light_writes(const sl_s6_cuda_args *args, sl_stream stream) {
+    const int status = sl_s6_cuda(args, stream);
+    return status ? status : sl_s6_cuda(args, stream);
+}
+
+/* Every head reads B of the next group. */
+int mutant_cuda_s6_next_group(const sl_s6_cuda_args *args, sl_stream stream) {
+    sl_s6_cuda_args a = *args;
+    uint32_t n_row;
+    cuda_get(&n_row, a.runs.start + a.runs.n, sizeof n_row);
+    if (n_row == 0) return sl_s6_cuda(&a, stream);
+    const size_t size = sl_act_size(a.act), group = a.n_state * size, rest = (a.n_group - 1) * group;
+    const size_t width = 2 * (a.e + (size_t)a.n_group * a.n_state) + a.e / a.head_dim;
+    const size_t n_bytes = ((n_row - 1) * a.in_stride + width) * size;
+    unsigned char *in = malloc(n_bytes), *first = malloc(group);
+    if (!in || !first) abort();
+    cuda_get(in, a.in, n_bytes);
+    for (uint32_t t = 0; t < n_row; t++) {
+        unsigned char *b = in + (t * a.in_stride + 2 * (size_t)a.e) * size;
+        memcpy(first, b, group);
+        memmove(b, b + group, rest);
+        memcpy(b + rest, first, group);
+    }
+    a.in = cuda_put(in, n_bytes, 16);
+    free(in), free(first);
+    return sl_s6_cuda(&a, stream);
+}
+
+/* A light token takes m of the row with its own number. */
+int mutant_cuda_bridge_light_is_deep(const sl_bridge_cuda_args *args, sl_stream stream) {
+    sl_bridge_cuda_args a = *args;
+    a.row_of = NULL;
+    return sl_bridge_cuda(&a, stream);
+}
