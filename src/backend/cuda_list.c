@@ -40,7 +40,7 @@ static void describe(int ordinal, sl_device_info *d) {
     snprintf(d->id, sizeof d->id, "cuda:%d", ordinal);
     cudaError_t e = cudaGetDeviceProperties(&properties, ordinal);
     if (e == cudaSuccess) {
-        snprintf(d->name, sizeof d->name, "%s", properties.name);
+        snprintf(d->name, sizeof d->name, "%.127s", properties.name);
         d->memory_bytes = properties.totalGlobalMem;
         d->capability = 10 * properties.major + properties.minor;
     }

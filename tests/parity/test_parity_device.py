@@ -1,0 +1,101 @@
+"""Logits of the CUDA backend against those of independent implementations, on whatever device the build has.
+
+The fixtures are those of test_parity.py. With f32 activations every cut of the prompt must meet the reference: one
+prefill, single tokens (which from the third on are a replayed graph), pieces, small batches.
+
+With bf16 activations the logits of trained models (the shipped ones) may differ by a hundredth of their length at every
+position. The fixtures have random weights, chosen so that every path is alive, and amplify any rounding: bf16 weights
+alone, with everything else in f32, move their logits by 0.6 to 2.5 hundredths. What activations may add is measured by
+that.
+"""
+import json
+import math
+import os
+import subprocess
+import tempfile
+import unittest
+
+from tests.parity.test_parity import ROOT, SHARED, SLUICE, fixtures, read_npy
+
+DEVICE = os.environ.get("SLUICE_DEVICE", "cuda")
+LIMIT_F32, LIMIT_BF16 = 2e-4, 1e-2
+TEXT = "Once upon a time there was a little girl who lived near the sea. One day she found a boat, and"
+
+
+def of_range(got, expected):
+    spread = max(expected) - min(expected)
+    return max(abs(a - b) for a, b in zip(got, expected)) / spread
+
+
+def of_length(got, expected):
+    """|got - expected| / |expected|, as vectors."""
+    return math.sqrt(sum((a - b) ** 2 for a, b in zip(got, expected)) / sum(b * b for b in expected))
+
+
+class DeviceParity(unittest.TestCase):
+    def logits(self, *flags, device=DEVICE):
+        out = os.path.join(self.work.name, "out.npy")
+        self.run_sluice("logits", "-m", self.model, *self.prompt, "-o", out, "--device", device, *flags)
+        return read_npy(out)
+
+    def run_sluice(self, *args):
+        done = subprocess.run([SLUICE, *args], capture_output=True, stdin=subprocess.DEVNULL)
+        self.assertEqual(done.returncode, 0, f"{args}: {done.stderr.decode(errors='replace')}")
+
+    def check(self, folder):
+        with open(os.path.join(folder, "tokens.json")) as f:
+            self.prompt = ["--tokens", ",".join(str(t) for t in json.load(f))]
+        self.model = os.path.join(self.work.name, "model.slu")
+        self.run_sluice("convert", folder, self.model, "--type", "f32")
+        shape, expected = read_npy(os.path.join(folder, "logits.npy"))
+        exact = 0.0
+        for flags in ([], ["--chunk", "1"], ["--chunk", "7"], ["-b", "5"]):
+            got = self.logits(*flags)
+            self.assertEqual(got[0], shape)
+            exact = max(exact, of_range(got[1], expected))
+            self.assertLessEqual(exact, LIMIT_F32, f"f32, {flags}")
+        for name in sorted(os.listdir(folder)):
+            if name.startswith("logits_tau"):
+                tau = name[len("logits_tau"):-len(".npy")]
+                error = of_range(self.logits("--route-threshold", tau)[1], read_npy(os.path.join(folder, name))[1])
+                self.assertLessEqual(error, LIMIT_F32, name)
+        weights, rounded = self.check_bf16(folder, expected)
+        print(f"{os.path.basename(folder)}: f32 {exact:.1e} of the range; of the length, bf16 weights {weights:.1e}, "
+              f"activations {rounded:.1e}", flush=True)
+
+    def check_bf16(self, folder, expected):
+        self.run_sluice("convert", folder, self.model, "--type", "bf16")
+        stored = self.logits(device="cpu")[1]
+        weights = of_length(stored, expected)
+        rounded = max(of_length(self.logits(*flags)[1], stored) for flags in ([], ["--chunk", "1"]))
+        self.assertLessEqual(rounded, max(LIMIT_BF16, 2 * weights), "bf16")
+        return weights, rounded
+
+    def setUp(self):
+        self.work = tempfile.TemporaryDirectory()
+
+    def tearDown(self):
+        self.work.cleanup()
+
+    def test_fixtures(self):
+        if not os.path.isdir(SHARED):
+            print("skipped: no ../shared/data (its parity fixtures)", flush=True)
+        for folder in fixtures():
+            with self.subTest(os.path.basename(folder)):
+                self.check(folder)
+
+    def test_trained_models(self):
+        """bf16 activations, position by position."""
+        self.prompt = ["-p", TEXT]
+        for name in ("bridge-6m", "transformer-6m"):
+            self.model = os.path.join(ROOT, "models", "demo", name + ".slu")
+            (n_token, n_vocab), expected = self.logits("--activations", "f32")  # the CPU's q8 has int8 activations
+            got = self.logits()[1]
+            worst = max(of_length(got[at:at + n_vocab], expected[at:at + n_vocab])
+                        for at in range(0, n_token * n_vocab, n_vocab))
+            print(f"{name}: bf16 {worst:.1e} of the length at worst", flush=True)
+            self.assertLessEqual(worst, LIMIT_BF16, name)
+
+
+if __name__ == "__main__":
+    unittest.main()
