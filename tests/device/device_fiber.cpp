@@ -117,17 +117,19 @@ void sl_fiber_rewind(sl_fiber *fiber, void (*entry)(void)) {
 }
 
 sl_fiber *sl_fiber_create(void (*entry)(void)) {
-    size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    sl_fiber *fiber = static_cast<sl_fiber *>(calloc(1, sizeof *fiber));
-    void *map =
-        mmap(nullptr, STACK_BYTES + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (!fiber || map == MAP_FAILED)
-        return nullptr;
-    fiber->stack = static_cast<unsigned char *>(map) + page;
-    /* Tops at different places of their pages, or all stacks would fight for the same few sets of the cache. */
     static size_t n_fiber;
-    fiber->stack_bytes = STACK_BYTES - n_fiber++ % 31 * 128;
-    if (mprotect(fiber->stack, STACK_BYTES, PROT_READ | PROT_WRITE) != 0 || !arrange(fiber, entry))
-        return nullptr;
-    return fiber;
+    size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)), room = STACK_BYTES + 2 * page;
+    sl_fiber *fiber = static_cast<sl_fiber *>(calloc(1, sizeof *fiber));
+    void *map = mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (fiber && map != MAP_FAILED) {
+        fiber->stack = static_cast<unsigned char *>(map) + page;
+        /* tops at different places of their pages, or all would fight for the same few sets of the cache */
+        fiber->stack_bytes = STACK_BYTES - n_fiber++ % 31 * 128;
+        if (mprotect(fiber->stack, STACK_BYTES, PROT_READ | PROT_WRITE) == 0 && arrange(fiber, entry))
+            return fiber;
+    }
+    if (map != MAP_FAILED)
+        munmap(map, room);
+    free(fiber);
+    return nullptr;
 }
