@@ -122,3 +122,10 @@ void cuda_run(int status) {
     must("launch", status);
     must("kernel", cudaDeviceSynchronize());
 }
+
+bool cuda_present(const char **why) {
+    int n = 0;
+    const cudaError_t status = cudaGetDeviceCount(&n);
+    *why = status == cudaSuccess ? "no device" : cudaGetErrorString(status);
+    return status == cudaSuccess && n > 0;
+}

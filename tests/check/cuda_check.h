@@ -49,6 +49,8 @@ void cuda_free(void);
 
 /* ---- running ------------------------------------------------------------------------------------ */
 
+/* Is there a device? Else why not. Where the kernels run, nobody may have asked before. */
+bool cuda_present(const char **why);
 /* Waits for what a call that returned this status has launched. */
 void cuda_run(int status);
 

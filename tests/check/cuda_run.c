@@ -56,21 +56,47 @@ static void (*test_of(const cuda_check *k))(check *c) {
     return f ? f->test : k->test;
 }
 
-/* True: it passed. */
-static bool run_child(const cuda_check *k, void (*plant)(void), uint64_t seed) {
+/* 0 in the child. */
+static pid_t fork_flushed(void) {
     fflush(stdout);
     fflush(stderr);
-    const pid_t child = fork();
+    return fork();
+}
+
+static void end_child(bool good) {
+    fflush(stdout);
+    fflush(stderr);
+    _exit(!good);
+}
+
+/* True: it ended well. */
+static bool wait_child(pid_t child, const char *name) {
+    int status = -1;
+    const bool ended = child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status);
+    if (!ended) fprintf(stderr, "FAILED: the process of %s did not end by itself (status %d)\n", name, status);
+    return ended && WEXITSTATUS(status) == 0;
+}
+
+/* A process that has asked for devices cannot be forked any more. */
+static bool has_device(void) {
+    const pid_t child = fork_flushed();
+    const char *why;
+    if (child == 0) {
+        const bool present = cuda_present(&why);
+        if (!present) printf("skipped: the CUDA kernels (%s)\n", why);
+        end_child(present);
+    }
+    return wait_child(child, "the search for devices");
+}
+
+/* True: it passed. */
+static bool run_child(const cuda_check *k, void (*plant)(void), uint64_t seed) {
+    const pid_t child = fork_flushed();
     if (child == 0) {
         if (plant) plant();
-        const size_t n_failed = check_run(&k->v, test_of(k), seed, plant != NULL);
-        fflush(stderr);
-        _exit(n_failed > 0);
+        end_child(check_run(&k->v, test_of(k), seed, plant != NULL) == 0);
     }
-    int status = -1;
-    const bool ended = child > 0 && waitpid(child, &status, 0) == child;
-    if (!ended || !WIFEXITED(status)) fprintf(stderr, "%s: process ended by signal %d\n", k->v.name, status);
-    return ended && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    return wait_child(child, k->v.name);
 }
 
 /* Every kernel of kernels.def has a check. */
@@ -87,6 +113,7 @@ static size_t check_covered(void) {
 
 tally check_cuda_all(const char *name, uint64_t seed) {
     tally all = { 0, *name ? 0 : check_covered() };
+    if (!has_device()) return all;
     for (size_t i = 0; i < N_CHECK; i++) {
         if (!strstr(checks[i].v.name, name)) continue;
         all.n_failed += !run_child(&checks[i], NULL, seed);
@@ -104,6 +131,7 @@ static bool is_caught(const cuda_mutant *m, uint64_t seed) {
 
 tally check_cuda_mutants(const char *name, uint64_t seed) {
     tally all = { 0, 0 };
+    if (!has_device()) return all;
     for (size_t i = 0; i < N_MUTANT; i++) {
         if (!strstr(mutants[i].name, name)) continue;
         all.n_run++;
