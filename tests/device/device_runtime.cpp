@@ -72,6 +72,7 @@ cudaError_t sl_refuse(cudaError_t error, const char *format, ...) {
 cudaError_t sl_refuse_forever(cudaError_t error) {
     sl_rt.sticky = error;
     sl_stream_discard();
+    sl_stream_spoil();
     return error;
 }
 

@@ -102,7 +102,7 @@ template <class F> cudaError_t sl_call(const char *name, unsigned traits, F body
     cudaError_t error = sl_call_admit(name, traits);
     if (error == cudaSuccess)
         error = body();
-    else if (traits & CALL_RELEASES)
+    else if (traits & CALL_RELEASES && error != cudaErrorStreamCaptureUnsupported)
         body();
     return sl_call_result(error);
 }

@@ -138,6 +138,11 @@ static void test_capture(void) {
     expect_spoiled(own, cudaErrorStreamCaptureUnsupported, cudaStreamSynchronize);
     expect_spoiled(blocking, cudaErrorStreamCaptureImplicit, call_null_launch);
     cudaGraph_t graph;
+    void *p = device_array<float>(1);
+    CHECK(cudaStreamBeginCapture(own, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    CHECK(cudaFree(p) == cudaErrorStreamCaptureUnsupported && sl_device_leaks() == 3);
+    CHECK(cudaStreamEndCapture(own, &graph) == cudaErrorStreamCaptureInvalidated);
+    CHECK(cudaFree(p) == cudaSuccess && sl_device_leaks() == 2);
     CHECK(cudaStreamEndCapture(own, &graph) == cudaErrorIllegalState);
     CHECK(cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeGlobal) == cudaErrorStreamCaptureUnsupported);
     CHECK(cudaStreamDestroy(own) == cudaSuccess && cudaStreamDestroy(blocking) == cudaSuccess);
