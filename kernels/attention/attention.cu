@@ -17,7 +17,7 @@ struct prefill {
 /* A block's share: n rows of a run, the first at position pos, components col .. of a head. */
 struct share {
     const void *data;
-    uint64_t row, pos, k, v; /* k, v: element at which position 0 begins */
+    uint64_t row, pos, k, v; /* k, v: elements at which position 0 begins */
     uint32_t n, head, col, n_col;
     bool kv_aligned;
 };
@@ -62,6 +62,25 @@ static __device__ bool share_of(const prefill &p, share *s) {
     return true;
 }
 
+/* n_key keys from position base on, components col .. col + width - 1, of k or v or both (b: 0) to the tile. */
+template <class T> static __device__ void stage_typed(float *tile, unsigned stride, const prefill &p,
+                                                      const share &s, uint64_t a, uint64_t b, uint64_t at,
+                                                      unsigned n_key, uint32_t width) {
+    const T *data = static_cast<const T *>(s.data);
+    stage<4>(
+        tile, stride,
+        source<T>{data + a + at, b ? data + b + at : nullptr, p.a.kv.head_dim, n_key, width, s.kv_aligned});
+}
+
+static __device__ void stage_keys(float *tile, unsigned stride, const prefill &p, const share &s, uint64_t a,
+                                  uint64_t b, uint64_t base, unsigned n_key, uint32_t col, uint32_t width) {
+    const uint64_t at = base * p.a.kv.head_dim + col;
+    if (p.a.kv.f16)
+        stage_typed<half_bits>(tile, stride, p, s, a, b, at, n_key, width);
+    else
+        stage_typed<float>(tile, stride, p, s, a, b, at, n_key, width);
+}
+
 /* Scores of the thread's queries against keys x, x + 8, x + 16 and x + 24 of the block of n_key keys. */
 template <int WIDTH> __device__ void score_block(const prefill &p, const share &s, tiles<WIDTH> &t,
                                                  uint64_t base, unsigned n_key, bool first,
@@ -74,12 +93,12 @@ template <int WIDTH> __device__ void score_block(const prefill &p, const share &
     for (uint32_t c = 0; c < dim; c += PIECE) {
         const uint32_t width = min(dim - c, static_cast<uint32_t>(PIECE));
         __syncthreads(); /* nobody reads the tiles any more */
-        stage(t.k, STRIDE, s.data, s.k + base * dim + c, p.a.kv.f16, dim, n_key, width, s.kv_aligned);
-        if (c + width == dim)
-            stage(t.v, STRIDE, s.data, s.v + base * dim + s.col, p.a.kv.f16, dim, n_key, s.n_col, s.kv_aligned);
+        stage_keys(t.k, STRIDE, p, s, s.k, dim > PIECE ? 0 : s.v, base, n_key, c, width);
         if (first || dim > PIECE)
-            stage_q(t.q, STRIDE, p.a.q, s.row * p.a.q_stride + static_cast<uint64_t>(s.head) * dim + c, p.a.act,
+            stage_q(t.q, STRIDE, p.a, s.row * p.a.q_stride + static_cast<uint64_t>(s.head) * dim + c,
                     p.a.q_stride, s.n, width, p.q_aligned);
+        if (c + PIECE >= dim && dim > PIECE)
+            stage_keys(t.v, STRIDE, p, s, s.v, 0, base, n_key, s.col, s.n_col);
         __syncthreads();
         for (uint32_t i = 0; i < width; i += 4) {
             float4 key[EACH];
@@ -205,18 +224,19 @@ template <int WIDTH> __device__ void finish(const prefill &p, const share &s, st
         fold_part(state, r);
         if (row >= s.n)
             continue;
+        const float inverse = 1 / state.q[r].sum.total;
         const uint64_t y =
             (s.row + row) * p.a.y_stride + static_cast<uint64_t>(s.head) * p.a.kv.head_dim + s.col;
         for (int c = 0; c < WIDTH / ACROSS; c++) {
             const unsigned col = threadIdx.x % ACROSS * 4 + static_cast<unsigned>(c / 4 * ACROSS * 4 + c % 4);
             if (col < s.n_col)
-                store_act(p.a.y, y + col, state.sum[r][c] / state.q[r].sum.total, p.a.act);
+                store_act(p.a.y, y + col, __fmul_rn(state.sum[r][c], inverse), p.a.act);
         }
     }
 }
 
 /* WIDTH: components in shared memory, PIECE or head_dim rounded up. */
-template <int WIDTH> __global__ void __launch_bounds__(THREADS) attend_rows(prefill p) {
+template <int WIDTH> __global__ void __launch_bounds__(THREADS, WIDTH > 64 ? 2 : 3) attend_rows(prefill p) {
     SL_SHARED(tiles<WIDTH>, t);
     share s;
     if (!share_of(p, &s))

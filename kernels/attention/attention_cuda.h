@@ -31,57 +31,95 @@ __device__ __forceinline__ float load(const half_bits *p) { return sl_half_to_fl
 __device__ __forceinline__ float load(const float *p) { return *p; }
 __device__ __forceinline__ float load(const sl_bf16 *p) { return sl_load(p); }
 
-/* Eight elements of an aligned row. */
-__device__ __forceinline__ void load8(const half_bits *p, float v[8]) {
-    const uint4 x = *reinterpret_cast<const uint4 *>(p);
-    const unsigned words[4] = {x.x, x.y, x.z, x.w};
-    for (int i = 0; i < 4; i++) {
-        v[2 * i] = sl_half_to_float(static_cast<uint16_t>(words[i] & 0xffffu));
-        v[2 * i + 1] = sl_half_to_float(static_cast<uint16_t>(words[i] >> 16));
-    }
+/* Eight elements of an aligned row that nobody writes during the launch, as they lie in memory, and what they
+ * are. */
+struct raw16 {
+    uint4 x;
+};
+struct raw32 {
+    float4 x, y;
+};
+template <class T> __device__ __forceinline__ raw16 fetch(const T *p) {
+    return {__ldg(reinterpret_cast<const uint4 *>(p))};
 }
-__device__ __forceinline__ void load8(const float *p, float v[8]) { sl_load8(p, v); }
-__device__ __forceinline__ void load8(const sl_bf16 *p, float v[8]) { sl_load8(p, v); }
+__device__ __forceinline__ raw32 fetch(const float *p) {
+    return {__ldg(reinterpret_cast<const float4 *>(p)), __ldg(reinterpret_cast<const float4 *>(p) + 1)};
+}
+__device__ __forceinline__ float low_half(unsigned x, const half_bits *) {
+    return sl_half_to_float(static_cast<uint16_t>(x & 0xffffu));
+}
+__device__ __forceinline__ float low_half(unsigned x, const sl_bf16 *) { return __uint_as_float(x << 16); }
+template <class T> __device__ __forceinline__ void put8(float *to, raw16 r, const T *type) {
+    float4 *out = reinterpret_cast<float4 *>(to);
+    out[0] = make_float4(low_half(r.x.x, type), low_half(r.x.x >> 16, type), low_half(r.x.y, type),
+                         low_half(r.x.y >> 16, type));
+    out[1] = make_float4(low_half(r.x.z, type), low_half(r.x.z >> 16, type), low_half(r.x.w, type),
+                         low_half(r.x.w >> 16, type));
+}
+__device__ __forceinline__ void put8(float *to, raw32 r, const float *) {
+    reinterpret_cast<float4 *>(to)[0] = r.x;
+    reinterpret_cast<float4 *>(to)[1] = r.y;
+}
 
-/* Columns of n_row rows to f32 in shared memory; there row r begins at tile + r * stride, 16-byte aligned, and
- * is filled with zeros to a multiple of four columns. All threads call. */
-template <class T> __device__ void stage_rows(float *tile, unsigned stride, const T *rows, uint64_t row_stride,
-                                              unsigned n_row, unsigned width, bool aligned) {
-    if (aligned) { /* width is a multiple of 8 */
-        const unsigned units = width / 8, step = THREADS / units, unit = threadIdx.x % units * 8;
-        unsigned r = threadIdx.x / units;
-        if (r >= step)
-            return;
-#pragma unroll 4
-        for (; r < n_row; r += step) {
-            float v[8];
-            load8(rows + r * row_stride + unit, v);
-            sl_store4(tile + r * stride + unit, v);
-            sl_store4(tile + r * stride + unit + 4, v + 4);
+/* Rows of width components from one or two places (b may be null), row_stride apart. aligned: width and
+ * row_stride are multiples of 8 and the rows begin at multiples of 8 elements of aligned memory. */
+template <class T> struct source {
+    const T *a, *b;
+    uint64_t row_stride;
+    unsigned n_row, width;
+    bool aligned;
+};
+
+/* Row r of both places one after the other, and where it goes: rows of a to tile, stride floats apart, those of
+ * b KEYS rows behind them. */
+template <class T> __device__ __forceinline__ const T *row_of(const source<T> &s, unsigned r) {
+    return r < s.n_row ? s.a + r * s.row_stride : s.b + (r - s.n_row) * s.row_stride;
+}
+template <class T>
+__device__ __forceinline__ float *place_of(float *tile, unsigned stride, const source<T> &s, unsigned r) {
+    return tile + (r < s.n_row ? r : r - s.n_row + KEYS) * stride;
+}
+
+/* To f32 in shared memory, where rows are 16-byte aligned and filled with zeros to multiples of four
+ * components. All threads call; each asks for AT_ONCE times 16 bytes of memory before it waits for any. */
+template <int AT_ONCE, class T> __device__ void stage(float *tile, unsigned stride, const source<T> &s) {
+    const unsigned n = s.b ? 2 * s.n_row : s.n_row;
+    if (!s.aligned) {
+        const unsigned padded = (s.width + 3) / 4 * 4;
+        for (unsigned i = threadIdx.x; i < n * padded; i += THREADS) {
+            const unsigned r = i / padded, at = i % padded;
+            place_of(tile, stride, s, r)[at] = at < s.width ? load(row_of(s, r) + at) : 0;
         }
         return;
     }
-    const unsigned padded = (width + 3) / 4 * 4;
-    for (unsigned i = threadIdx.x; i < n_row * padded; i += THREADS) {
-        const unsigned r = i / padded, at = i % padded;
-        tile[r * stride + at] = at < width ? load(rows + r * row_stride + at) : 0;
+    const unsigned units = s.width / 8, step = THREADS / units, at = threadIdx.x % units * 8;
+    if (threadIdx.x / units >= step)
+        return;
+    enum { PIECES = AT_ONCE * 16 / sizeof(fetch(s.a)) };
+    for (unsigned first = threadIdx.x / units; first < n; first += PIECES * step) {
+        decltype(fetch(s.a)) raw[PIECES];
+#pragma unroll
+        for (unsigned i = 0; i < PIECES; i++) /* past the end the last row again: without a condition */
+            raw[i] = fetch(row_of(s, min(first + i * step, n - 1)) + at);
+#pragma unroll
+        for (unsigned i = 0; i < PIECES; i++)
+            if (first + i * step < n)
+                put8(place_of(tile, stride, s, first + i * step) + at, raw[i], s.a);
     }
 }
 
-__device__ __forceinline__ void stage(float *tile, unsigned stride, const void *data, uint64_t at, bool f16,
-                                      uint64_t row_stride, unsigned n_row, unsigned width, bool aligned) {
-    if (f16)
-        stage_rows(tile, stride, static_cast<const half_bits *>(data) + at, row_stride, n_row, width, aligned);
+/* Rows of q from element at on. */
+__device__ __forceinline__ void stage_q(float *tile, unsigned stride, const sl_attention_cuda_args &a,
+                                        uint64_t at, uint64_t row_stride, unsigned n_row, unsigned width,
+                                        bool aligned) {
+    if (a.act == SL_ACT_BF16)
+        stage<4>(tile, stride,
+                 source<sl_bf16>{static_cast<const sl_bf16 *>(a.q) + at, nullptr, row_stride, n_row, width,
+                                 aligned});
     else
-        stage_rows(tile, stride, static_cast<const float *>(data) + at, row_stride, n_row, width, aligned);
-}
-
-__device__ __forceinline__ void stage_q(float *tile, unsigned stride, const void *q, uint64_t at, sl_act act,
-                                        uint64_t row_stride, unsigned n_row, unsigned width, bool aligned) {
-    if (act == SL_ACT_BF16)
-        stage_rows(tile, stride, static_cast<const sl_bf16 *>(q) + at, row_stride, n_row, width, aligned);
-    else
-        stage_rows(tile, stride, static_cast<const float *>(q) + at, row_stride, n_row, width, aligned);
+        stage<4>(
+            tile, stride,
+            source<float>{static_cast<const float *>(a.q) + at, nullptr, row_stride, n_row, width, aligned});
 }
 
 __device__ __forceinline__ void store_act(void *y, uint64_t at, float v, sl_act act) {
@@ -103,6 +141,10 @@ __device__ __forceinline__ sight see(uint64_t pos, uint32_t window) {
     while ((s.end - 1 - s.begin) >> s.shift > CHUNKS - 2) /* wherever it begins, it meets at most two more */
         s.shift++;
     return s;
+}
+
+__device__ __forceinline__ uint64_t chunks_of(sight s) {
+    return ((s.end - 1) >> s.shift) - (s.begin >> s.shift) + 1;
 }
 
 /* Four more terms of a score. */

@@ -21,11 +21,11 @@ struct decode {
 };
 
 /* A block's share: heads head .. head + n_head - 1 over one kv head, components col .. col + n_col - 1. */
-struct share {
-    uint64_t row, k, v; /* of the batch; element at which position 0 begins */
-    const void *data;
+template <class T> struct share {
+    const T *k, *v; /* position 0 */
+    uint64_t row;
     uint32_t head, n_head, col, n_col;
-    bool kv_aligned;
+    bool aligned;
 };
 
 struct tiles {
@@ -50,45 +50,52 @@ static size_t shared_bytes(const decode &d) {
     return ((HEADS + 2 * KEYS) * d.stride + KEYS * HEADS + HEADS + HEADS * d.cols) * sizeof(float);
 }
 
-static __device__ share share_of(const decode &d, uint32_t run) {
+template <class T> static __device__ share<T> share_of(const decode &d, uint32_t run) {
     const uint32_t head_piece = blockIdx.y / d.col_pieces % d.head_pieces;
     const uint32_t kv_head = blockIdx.y / d.col_pieces / d.head_pieces, slot = d.a.runs.slot[run];
-    share s;
+    const T *data = static_cast<const T *>(d.a.kv.slots[slot].data);
+    share<T> s;
+    s.k = data + sl_kv_row(d.a.kv, slot, 0, kv_head, 0);
+    s.v = data + sl_kv_row(d.a.kv, slot, 1, kv_head, 0);
     s.row = d.a.runs.start[run];
-    s.k = sl_kv_row(d.a.kv, slot, 0, kv_head, 0);
-    s.v = sl_kv_row(d.a.kv, slot, 1, kv_head, 0);
-    s.data = d.a.kv.slots[slot].data;
     s.head = kv_head * d.group + head_piece * HEADS;
     s.n_head = min(static_cast<uint32_t>(HEADS), d.group - head_piece * HEADS);
     s.col = blockIdx.y % d.col_pieces * d.cols;
     s.n_col = min(d.cols, d.a.kv.head_dim - s.col);
-    s.kv_aligned = d.kv_aligned && reinterpret_cast<uintptr_t>(s.data) % 16 == 0;
+    s.aligned = d.kv_aligned && reinterpret_cast<uintptr_t>(data) % 16 == 0;
     return s;
 }
 
-/* Keys base + from .. base + to - 1 of k or v, components col .. col + width - 1, to their rows of the tile. */
-static __device__ void stage_keys(const decode &d, const share &s, float *tile, uint64_t part, uint64_t base,
-                                  unsigned from, unsigned to, uint32_t col, uint32_t width) {
+/* Keys from .. to - 1 of the block at base. */
+struct block {
+    uint64_t base;
+    unsigned from, to;
+};
+
+/* Components col .. col + width - 1 of the keys in one or both of k and v (b: null) to their rows of the tile.
+ */
+template <class T> static __device__ void stage_keys(const decode &d, const share<T> &s, float *tile,
+                                                     const T *a, const T *b, const block &keys, uint32_t col,
+                                                     uint32_t width) {
     const uint32_t dim = d.a.kv.head_dim;
-    stage(tile + from * d.stride, d.stride, s.data, part + (base + from) * dim + col, d.a.kv.f16, dim,
-          to - from, width, s.kv_aligned);
+    const uint64_t at = (keys.base + keys.from) * dim + col;
+    stage<8>(tile + keys.from * d.stride, d.stride,
+             source<T>{a + at, b ? b + at : nullptr, dim, keys.to - keys.from, width, s.aligned});
 }
 
-/* The scores of a lane's key for its warp's two heads. The first piece of v is fetched on the way. */
-static __device__ void score_block(const decode &d, const share &s, const tiles &t, uint64_t base,
-                                   unsigned from, unsigned to, bool first, float score[2]) {
+/* The scores of a lane's key for its warp's two heads. Values come along if they fit. */
+template <class T> static __device__ void score_block(const decode &d, const share<T> &s, const tiles &t,
+                                                      const block &keys, bool first, float score[2]) {
     const uint32_t dim = d.a.kv.head_dim;
     const float *key = t.k + threadIdx.x % 32 * d.stride, *q = t.q + threadIdx.x / 32 * 2 * d.stride;
     score[0] = score[1] = 0;
     for (uint32_t c = 0; c < dim; c += PIECE) {
         const uint32_t width = min(dim - c, static_cast<uint32_t>(PIECE));
         __syncthreads(); /* nobody reads the tiles any more */
-        stage_keys(d, s, t.k, s.k, base, from, to, c, width);
-        if (c + width == dim)
-            stage_keys(d, s, t.v, s.v, base, from, to, s.col, min(s.n_col, static_cast<uint32_t>(PIECE)));
+        stage_keys(d, s, t.k, s.k, dim > PIECE ? nullptr : s.v, keys, c, width);
         if (first || dim > PIECE)
-            stage_q(t.q, d.stride, d.a.q, s.row * d.a.q_stride + static_cast<uint64_t>(s.head) * dim + c,
-                    d.a.act, dim, s.n_head, width, d.q_aligned);
+            stage_q(t.q, d.stride, d.a, s.row * d.a.q_stride + static_cast<uint64_t>(s.head) * dim + c, dim,
+                    s.n_head, width, d.q_aligned);
         __syncthreads();
         if (threadIdx.x / 32 * 2 >= s.n_head)
             continue;
@@ -115,15 +122,15 @@ static __device__ void weigh(const tiles &t, unsigned head, float score, bool vi
 }
 
 /* sum = fade sum + weight v, four heads and one component at a time. */
-static __device__ void add_values(const decode &d, const share &s, const tiles &t, unsigned from, unsigned to,
+static __device__ void add_values(const decode &d, uint32_t n_head, const tiles &t, const block &keys,
                                   uint32_t col, uint32_t width) {
-    for (uint32_t i = threadIdx.x; i < (s.n_head + 3) / 4 * width; i += THREADS) {
+    for (uint32_t i = threadIdx.x; i < (n_head + 3) / 4 * width; i += THREADS) {
         const uint32_t c = i % width, quad = i / width * 4;
         float *at = t.sum + quad * d.cols + col + c, sum[4];
         for (unsigned h = 0; h < 4; h++)
             sum[h] = __fmul_rn(at[h * d.cols], t.fade[quad + h]);
 #pragma unroll 4
-        for (unsigned key = from; key < to; key++) {
+        for (unsigned key = keys.from; key < keys.to; key++) {
             const float v = t.v[key * d.stride + c];
             const float4 w = *reinterpret_cast<const float4 *>(t.weight + key * HEADS + quad);
             sum[0] = fmaf(w.x, v, sum[0]);
@@ -136,22 +143,22 @@ static __device__ void add_values(const decode &d, const share &s, const tiles &
     }
 }
 
-static __device__ void attend_block(const decode &d, const share &s, const tiles &t, uint64_t base,
-                                    unsigned from, unsigned to, bool first, softmax state[2]) {
+template <class T> static __device__ void attend_block(const decode &d, const share<T> &s, const tiles &t,
+                                                       const block &keys, bool first, softmax state[2]) {
     const unsigned lane = threadIdx.x % 32, head = threadIdx.x / 32 * 2;
     float score[2];
-    score_block(d, s, t, base, from, to, first, score);
+    score_block(d, s, t, keys, first, score);
     for (unsigned h = 0; h < 2; h++)
         if (head + h < s.n_head)
-            weigh(t, head + h, __fmul_rn(score[h], d.a.scale), lane >= from && lane < to, &state[h]);
+            weigh(t, head + h, __fmul_rn(score[h], d.a.scale), lane >= keys.from && lane < keys.to, &state[h]);
     for (uint32_t c = 0; c < s.n_col; c += PIECE) {
         const uint32_t width = min(s.n_col - c, static_cast<uint32_t>(PIECE));
-        __syncthreads();
-        if (c > 0) {
-            stage_keys(d, s, t.v, s.v, base, from, to, s.col + c, width);
+        if (d.a.kv.head_dim > PIECE) {
             __syncthreads();
+            stage_keys<T>(d, s, t.v, s.v, nullptr, keys, s.col + c, width);
         }
-        add_values(d, s, t, from, to, c, width);
+        __syncthreads();
+        add_values(d, s.n_head, t, keys, c, width);
     }
 }
 
@@ -161,8 +168,8 @@ static __device__ float *partial(const sl_attention_cuda_args &a, uint32_t run, 
     return a.scratch + i * (a.kv.head_dim + 2);
 }
 
-static __device__ void put_partial(const decode &d, const share &s, const tiles &t, uint32_t run,
-                                   uint32_t chunk, const softmax state[2]) {
+template <class T> static __device__ void put_partial(const decode &d, const share<T> &s, const tiles &t,
+                                                      uint32_t run, uint32_t chunk, const softmax state[2]) {
     for (uint32_t i = threadIdx.x; i < s.n_head * s.n_col; i += THREADS) {
         const uint32_t h = i / s.n_col, c = i % s.n_col;
         partial(d.a, run, s.head + h, chunk)[2 + s.col + c] = t.sum[h * d.cols + c];
@@ -176,16 +183,16 @@ static __device__ void put_partial(const decode &d, const share &s, const tiles 
     out[1] = part.total;
 }
 
-static __global__ void __launch_bounds__(THREADS) attend_chunks(decode d) {
+/* T: of keys and values. */
+template <class T> __global__ void __launch_bounds__(THREADS, 4) attend_chunks(decode d) {
     SL_SHARED(float, shared);
     const uint32_t run = blockIdx.z;
     if (d.a.runs.start[run + 1] - d.a.runs.start[run] != 1)
         return;
-    const share s = share_of(d, run);
+    const share<T> s = share_of<T>(d, run);
     const tiles t = lay_out(d, shared);
     const sight seen = see(d.a.runs.pos[run], d.a.window);
-    const uint64_t first_chunk = seen.begin >> seen.shift,
-                   n_chunk = ((seen.end - 1) >> seen.shift) - first_chunk + 1;
+    const uint64_t first_chunk = seen.begin >> seen.shift, n_chunk = chunks_of(seen);
     for (unsigned i = threadIdx.x; i < KEYS * HEADS + HEADS; i += THREADS)
         t.weight[i] = 0; /* fade as well; heads that are not there stay so */
     for (uint32_t chunk = blockIdx.x; chunk < n_chunk; chunk += gridDim.x) {
@@ -195,24 +202,25 @@ static __global__ void __launch_bounds__(THREADS) attend_chunks(decode d) {
         __syncthreads(); /* the last chunk's sums are written */
         for (uint32_t i = threadIdx.x; i < HEADS * d.cols; i += THREADS)
             t.sum[i] = 0;
-        for (uint64_t base = from / KEYS * KEYS; base < to; base += KEYS)
-            attend_block(d, s, t, base, static_cast<unsigned>(max(from, base) - base),
-                         static_cast<unsigned>(min(to - base, static_cast<uint64_t>(KEYS))),
-                         chunk == blockIdx.x && base <= from, state);
+        for (uint64_t base = from / KEYS * KEYS; base < to; base += KEYS) {
+            const block keys = {base, static_cast<unsigned>(max(from, base) - base),
+                                static_cast<unsigned>(min(to - base, static_cast<uint64_t>(KEYS)))};
+            attend_block(d, s, t, keys, chunk == blockIdx.x && base <= from, state);
+        }
         __syncthreads();
         put_partial(d, s, t, run, chunk, state);
     }
 }
 
 /* A block for one head of one run. */
-static __global__ void fold_chunks(sl_attention_cuda_args a) {
+static __global__ void __launch_bounds__(THREADS) fold_chunks(sl_attention_cuda_args a) {
     __shared__ softmax part[CHUNKS];
     __shared__ fold folds[CHUNKS];
     const uint32_t head = blockIdx.x, run = blockIdx.y, dim = a.kv.head_dim;
     if (a.runs.start[run + 1] - a.runs.start[run] != 1)
         return;
     const sight seen = see(a.runs.pos[run], a.window);
-    const uint32_t n = static_cast<uint32_t>(((seen.end - 1) >> seen.shift) - (seen.begin >> seen.shift) + 1);
+    const uint32_t n = static_cast<uint32_t>(chunks_of(seen));
     if (threadIdx.x < n) {
         const float *at = partial(a, run, head, threadIdx.x);
         part[threadIdx.x] = {at[0], at[1]};
@@ -235,7 +243,7 @@ static __global__ void fold_chunks(sl_attention_cuda_args a) {
             sum = folded(folds[i], sum, *at);
             total = folded(folds[i], total, part[i].total);
         }
-        store_act(a.y, y + c, sum / total, a.act);
+        store_act(a.y, y + c, __fmul_rn(sum, 1 / total), a.act);
     }
 }
 
@@ -250,7 +258,8 @@ int sl_attention_decode_cuda(const sl_attention_cuda_args *args, sl_stream strea
     const uint64_t shares = static_cast<uint64_t>(pieces) * args->runs.n;
     const uint64_t split = shares >= BLOCKS ? 1 : min(BLOCKS / shares, static_cast<uint64_t>(CHUNKS));
     const dim3 grid(static_cast<unsigned>(split), pieces, args->runs.n);
-    const int status = sl_launch(attend_chunks, grid, dim3(THREADS), shared_bytes(d), stream, d);
+    const int status = sl_launch(args->kv.f16 ? attend_chunks<half_bits> : attend_chunks<float>, grid,
+                                 dim3(THREADS), shared_bytes(d), stream, d);
     if (status != 0)
         return status;
     return sl_launch(fold_chunks, dim3(args->n_head, args->runs.n), dim3(THREADS), 0, stream, *args);
