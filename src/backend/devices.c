@@ -19,7 +19,7 @@ static void describe_cpu(sl_device_info *d) {
 
 /* The CUDA devices, or one entry that says why there are none. */
 static size_t list_cuda(sl_device_info *devices, size_t cap) {
-    char reason[sizeof devices->reason] = "this build has no CUDA backend (nvcc was not found when it was built)";
+    char reason[sizeof devices->reason] = "this build has no CUDA backend (nvcc was not found, or it was switched off)";
     size_t n = 0;
 #ifdef SL_CUDA
     n = sl_cuda_devices(devices, cap, reason);
@@ -119,3 +119,22 @@ sl_status sl_device_choose(const char *name, const sl_graph *graph, sl_device_pa
     free(devices);
     return d || automatic ? SL_OK : SL_E_DEVICE;
 }
+
+void sl_device_auto(char id[16]) {
+    sl_device_info devices[8];
+    size_t n = sl_min(list_cuda(devices, 8), 8), i = 0;
+    while (i < n && !devices[i].usable) i++;
+    bool test = false;
+#ifdef SL_CUDA
+    test = sl_cuda_is_test_device();
+#endif
+    snprintf(id, 16, "%s", i < n && !test ? devices[i].id : "cpu");
+}
+
+#ifndef SL_CUDA
+sl_status sl_cuda_probe_run(int ordinal, sl_cuda_probe *out, sl_error *err) {
+    (void)ordinal;
+    *out = (sl_cuda_probe){ 0 };
+    return sl_fail(err, SL_E_UNSUPPORTED, "this build has no CUDA backend");
+}
+#endif

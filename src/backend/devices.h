@@ -11,6 +11,14 @@ bool sl_device_name_is_known(const char *name);
 sl_status sl_device_choose(const char *name, const sl_graph *graph, sl_device_params *params, const sl_backend **backend,
                            char *id, sl_error *err);
 
+/* "auto" without a model: the first usable CUDA device (never the test device), else the CPU. */
+void sl_device_auto(char id[16]);
+
+/* Probes of a device: bytes read and written when it copies its memory; cuBLAS's rate for f32 and bf16, 0 without it. */
+typedef struct sl_cuda_probe { double copy_gbps, tflops_f32, tflops_bf16; char blas[64]; } sl_cuda_probe;
+/* SL_E_UNSUPPORTED in a build without the CUDA backend. */
+sl_status sl_cuda_probe_run(int ordinal, sl_cuda_probe *out, sl_error *err);
+
 #ifdef SL_CUDA
 /* The CUDA devices, written to at most cap places; *reason [200] says why there are none. */
 size_t sl_cuda_devices(sl_device_info *devices, size_t cap, char *reason);

@@ -12,6 +12,7 @@ typedef struct sl_bench_model {
     size_t n_token;
     bool resident;          /* its weights are in memory already */
     double deep_option;     /* share of deep tokens asked of a preset; NAN: not asked */
+    sl_session *holder;     /* keeps the weights on a device between rows; NULL on the CPU */
 } sl_bench_model;
 
 /* info, and tokens: a text for a model with a tokenizer, so that its routers decide as they do on text, else
@@ -25,6 +26,7 @@ typedef struct sl_bench_config {
     size_t n_seq, n_thread, n_repeat;
     size_t n_batch;         /* tokens per pass */
     float tau;              /* NAN: as stored */
+    const char *device;     /* "cpu", "cuda:N" */
     double max_seconds;     /* no repetition is begun after this time; 0: all are made */
 } sl_bench_config;
 

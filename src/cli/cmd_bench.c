@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/devices.h"
 #include "cli/bench_measure.h"
 #include "cli/bench_preset.h"
 #include "cli/bench_probe.h"
@@ -24,11 +25,12 @@ typedef struct probes { size_t n_thread; sl_probe read, matmul[SL_N_TYPE]; bool 
 typedef struct bench {
     /* flags */
     sl_text_list files, synthetic;
-    const char *against, *json, *csv;
+    const char *against, *json, *csv, *device;
     sl_int_list prompts, gens, depths, batches, threads, repeats;
     bool given_prompts, given_gens, given_repeats;
     int64_t n_batch;
     double route_threshold;
+    char device_id[16];               /* "cpu", "cuda:0" */
     /* work */
     sl_synthetic made[MAX_MODELS];    /* of the models that are made; preset NULL: a file */
     const char *names[MAX_MODELS];
@@ -87,8 +89,13 @@ static const char *short_name(const char *path) {
     return slash ? slash + 1 : path ? path : "bridge (shipped)";
 }
 
-static bool make_model(const sl_synthetic *made, sl_model **model) {
+static bool on_cpu(const bench *b) { return !strcmp(b->device_id, "cpu"); }
+
+/* For a GPU the matrices are made there, and nothing of them lies in memory. */
+static bool make_model(const bench *b, sl_synthetic *made, sl_model **model) {
     sl_error err;
+    made->on_device = !on_cpu(b);
+    if (made->on_device) return sl_synthetic_make(made, model, &err) == SL_OK || (sl_report_error(&err), false);
     uint64_t need = sl_synthetic_bytes(made), have = sl_os_memory_free();
     if (need > have) {
         sl_report(SL_EXIT_FAILED, "%s in %s needs %.1f GB of memory, %.1f GB are free", made->preset->name,
@@ -98,6 +105,15 @@ static bool make_model(const sl_synthetic *made, sl_model **model) {
     if (sl_synthetic_make(made, model, &err) == SL_OK) return true;
     sl_report_error(&err);
     return false;
+}
+
+/* A small session that keeps a model's weights on the device while rows come and go. */
+static bool hold_weights(const bench *b, sl_bench_model *m) {
+    sl_common common;
+    sl_common_init(&common);
+    common.n_batch = 1;
+    common.device = b->device_id;
+    return sl_common_session(&common, 1, m->model, &m->holder);
 }
 
 static bool open_models(bench *b) {
@@ -111,9 +127,10 @@ static bool open_models(bench *b) {
         m->label = is_made ? b->names[i] : short_name(b->names[i]);
         m->resident = is_made;
         m->deep_option = is_made && !b->made[i].preset->attention ? (double)b->made[i].deep : (double)NAN;
-        bool opened = is_made ? make_model(&b->made[i], &m->model) : sl_common_open_model(&common, &m->model);
+        bool opened = is_made ? make_model(b, &b->made[i], &m->model) : sl_common_open_model(&common, &m->model);
         if (!opened) return false;
         if (sl_bench_model_init(m, &err) != SL_OK) return sl_report_error(&err), false;
+        if (!on_cpu(b) && !hold_weights(b, m)) return false;
     }
     return true;
 }
@@ -133,8 +150,29 @@ static bool print_probe(const char *name, const char *unit, size_t n_thread, con
     return sl_out(line, (size_t)n) && sl_out_flush();
 }
 
+/* A GPU's probes stand in for the CPU's: copying for reading, cuBLAS for the matrix product. Without cuBLAS nothing is
+ * held against it. */
+static sl_status run_cuda_probes(const bench *b, probes *p, sl_error *err) {
+    char line[200];
+    sl_cuda_probe c;
+    SL_TRY(sl_cuda_probe_run((int)strtol(b->device_id + strlen("cuda:"), NULL, 10), &c, err));
+    p->n_thread = 1;
+    p->read = (sl_probe){ c.copy_gbps, c.copy_gbps };
+    for (size_t i = 0; i < b->n_model; i++) {
+        sl_type type = type_of(&b->models[i]);
+        double rate = type == SL_F32 ? c.tflops_f32 : c.tflops_bf16;
+        p->matmul[type] = (sl_probe){ rate > 0 ? rate : (double)NAN, rate };
+    }
+    int n = snprintf(line, sizeof line, "%s: copies %.4g GB/s (read and written); %s: f32 %.4g, bf16 %.4g TFLOP/s\n",
+                     b->device_id, c.copy_gbps, c.blas, c.tflops_f32, c.tflops_bf16);
+    sl_out(line, sl_min((size_t)n, sizeof line - 1));
+    sl_out_flush();
+    return SL_OK;
+}
+
 static sl_status run_probes(const bench *b, probes *p, size_t n_thread, sl_error *err) {
     char name[64];
+    if (!on_cpu(b)) return run_cuda_probes(b, p, err);
     p->n_thread = n_thread;
     SL_TRY(sl_probe_read(n_thread, &p->read, err));
     print_probe("read probe", "GB/s", n_thread, &p->read);
@@ -159,16 +197,20 @@ static uint64_t other_bytes(const bench *b, size_t model) {
 }
 
 /* A row that does not fit into memory is left out, with a line that says so. */
-static bool fits(const sl_bench_model *m, const sl_bench_config *c) {
-    char line[256];
+static void left_out(const sl_bench_model *m, const sl_bench_config *c, const char *why) {
+    char line[800];
     sl_name_buf name;
-    uint64_t need = sl_bench_bytes(m, c), have = sl_os_memory_free();
-    if (need <= have) return true;
-    int n = snprintf(line, sizeof line,
-                     "(%s: %s%zu at depth %llu left out: it needs %.1f GB for states, %.1f GB are free)\n",
-                     sl_name(m->label, &name), c->n_prompt ? "pp" : "tg", c->n_prompt + c->n_gen,
-                     (unsigned long long)c->depth, 1e-9 * (double)need, 1e-9 * (double)have);
+    int n = snprintf(line, sizeof line, "(%s: %s%zu at depth %llu, %zu sequences left out: %s)\n", sl_name(m->label, &name),
+                     c->n_prompt ? "pp" : "tg", c->n_prompt + c->n_gen, (unsigned long long)c->depth, c->n_seq, why);
     sl_out(line, sl_min((size_t)n, sizeof line - 1));
+}
+
+static bool fits(const sl_bench_model *m, const sl_bench_config *c) {
+    char why[128];
+    uint64_t need = sl_bench_bytes(m, c), have = sl_os_memory_free();
+    if (need <= have || m->holder) return true; /* a GPU says so itself */
+    snprintf(why, sizeof why, "it needs %.1f GB for states, %.1f GB are free", 1e-9 * (double)need, 1e-9 * (double)have);
+    left_out(m, c, why);
     return false;
 }
 
@@ -177,7 +219,9 @@ static sl_status measure(bench *b, size_t model, const sl_bench_config *c, const
     sl_bench_model *m = &b->models[model];
     *measured = false;
     if (!fits(m, c)) return SL_OK;
-    SL_TRY(sl_bench_measure(m, c, other_bytes(b, model), row, err));
+    sl_status status = sl_bench_measure(m, c, other_bytes(b, model), row, err);
+    if (status == SL_E_MEMORY && m->holder) return left_out(m, c, err->text), SL_OK;
+    SL_TRY(status);
     row->read_gbps = p->read.median;
     row->load = b->load;
     row->matmul_tflops = p->matmul[type_of(m)].median;
@@ -239,7 +283,7 @@ static void print_load(bench *b) {
 }
 
 static sl_status run_rows(bench *b, sl_error *err) {
-    sl_bench_config c = { .n_batch = (size_t)b->n_batch, .tau = (float)b->route_threshold };
+    sl_bench_config c = { .n_batch = (size_t)b->n_batch, .tau = (float)b->route_threshold, .device = b->device_id };
     c.max_seconds = b->given_repeats ? 0 : 8;
     print_load(b);
     for (size_t t = 0; t < b->threads.n; t++)
@@ -271,6 +315,7 @@ static void set_defaults(bench *b) {
     if (!b->repeats.n) b->repeats.v[b->repeats.n++] = 3;
     if (!b->depths.n) b->depths.v[b->depths.n++] = 0;
     if (!b->batches.n) b->batches.v[b->batches.n++] = 1;
+    if (!on_cpu(b)) b->threads = (sl_int_list){ .v = { 1 }, .n = 1 };
     if (!b->threads.n) b->threads.v[b->threads.n++] = (int64_t)sl_os_processors();
 }
 
@@ -295,6 +340,8 @@ static int run_bench(bench *b) {
     sl_error err;
     if (check_path(b->json, &err) != SL_OK || check_path(b->csv, &err) != SL_OK) return sl_report_error(&err);
     sl_interrupt_install();
+    if (!strcmp(b->device, "auto")) sl_device_auto(b->device_id);
+    else snprintf(b->device_id, sizeof b->device_id, "%s", strcmp(b->device, "cuda") ? b->device : "cuda:0");
     if (!open_models(b)) return SL_EXIT_FAILED;
     set_defaults(b);
     if (run_rows(b, &err) != SL_OK) return sl_report_error(&err);
@@ -311,7 +358,7 @@ static void release(bench *b) {
 
 static int run(int argc, char **argv) {
     static bench b; /* large; a program runs one command */
-    b = (bench){ .n_batch = 512, .route_threshold = (double)NAN };
+    b = (bench){ .n_batch = 512, .route_threshold = (double)NAN, .device = "auto" };
     const sl_arg args[] = {
         { "-m, --model", "FILE", SL_ARG_TEXTS, &b.files, 0, 0,
           "model file; may be given again (the shipped Bridge)", NULL },
@@ -331,6 +378,8 @@ static int run(int argc, char **argv) {
         { "--n-batch", "N", SL_ARG_INT, &b.n_batch, 1, 65536, "tokens per pass (512)", NULL },
         { "--route-threshold", "X", SL_ARG_FLOAT, &b.route_threshold, 0, 1,
           "0..1 replaces tau in every routed layer (as stored in the model)", NULL },
+        { "--device", "NAME", SL_ARG_DEVICE, &b.device, 0, 0,
+          "cpu, cuda, cuda:N, or auto: a GPU if there is one (auto)", NULL },
         { "--json", "FILE", SL_ARG_TEXT, &b.json, 0, 0, "write the rows as JSON", NULL },
         { "--csv", "FILE", SL_ARG_TEXT, &b.csv, 0, 0, "write the rows as CSV", NULL },
     };

@@ -1,11 +1,10 @@
-/* sluice info: what a model file holds, as text or JSON, and which instructions the kernels use here. */
+/* sluice info: what a model file holds, as text or JSON, and on which devices it can run here. */
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
-#include "kernels/kernels.h"
 #include "run/model.h"
 
 /* ---- JSON --------------------------------------------------------------------------------------- */
@@ -156,10 +155,29 @@ static bool print_entry(const sl_meta_entry *entry) {
     return good;
 }
 
+/* "cuda:0: NVIDIA H100 (79.65 GiB, 78.9 GiB free, compute 9.0, driver CUDA 12.8)" */
+static bool print_device(const sl_device_info *d) {
+    amount all, left;
+    if (!strcmp(d->id, "cpu")) return line("device cpu", "%s, %s", d->name, bytes_text(d->memory_bytes, &all));
+    char name[32];
+    snprintf(name, sizeof name, "device %s", d->id);
+    if (!d->usable) return line(name, "%s%scannot be used: %s", d->name, d->name[0] ? ": " : "", d->reason);
+    return line(name, "%s, %s, %s free, compute capability %d.%d, driver for CUDA %d.%d, runtime %d.%d", d->name,
+                bytes_text(d->memory_bytes, &all), bytes_text(d->free_bytes, &left), d->capability / 10, d->capability % 10,
+                d->driver / 1000, d->driver / 10 % 100, d->runtime / 1000, d->runtime / 10 % 100);
+}
+
+static bool print_devices(void) {
+    sl_device_info devices[16];
+    size_t n = sl_min(sl_devices(devices, 16), 16);
+    bool good = true;
+    for (size_t i = 0; i < n && good; i++) good = print_device(&devices[i]);
+    return good;
+}
+
 static int print_text(const sl_model *model) {
     bool good = print_model(model) && print_text_side(model);
-    const char *bad; /* main has refused a bad SLUICE_CPU */
-    good = good && line("processor", "%s", sl_cpu_features_name(sl_cpu_features_allowed(&bad)));
+    good = good && print_devices();
     good = good && line("fingerprint", "%016llx", (unsigned long long)model->fingerprint) &&
            line("metadata", "%zu keys", model->slu.meta.n);
     for (size_t i = 0; i < model->slu.meta.n && good; i++) {
@@ -187,5 +205,5 @@ static int run(int argc, char **argv) {
 }
 
 const sl_command sl_cmd_info = {
-    "info", "sluice info [-m FILE] [--json]", "what a model file holds, and the processor features in use", run
+    "info", "sluice info [-m FILE] [--json]", "what a model file holds, and the devices of this machine", run
 };

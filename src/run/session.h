@@ -51,6 +51,8 @@ struct sl_session {
 /* What passes have read since the counters were last zeroed; the caller may zero them. */
 sl_counters *sl_session_counters(sl_session *session);
 size_t sl_session_threads(const sl_session *session);
+/* Until a device that works on its own has done everything asked of it: for clocks. */
+sl_status sl_session_wait(sl_session *session, sl_error *err);
 /* Makes the slot one that has seen n tokens without computing them: states from a fixed pattern of small
  * numbers, KV stores filled the same way. For the bench; such a slot cannot be saved or rewound. */
 sl_status sl_session_fake_depth(sl_session *session, size_t slot, uint64_t n, sl_error *err);
