@@ -213,8 +213,8 @@ typedef struct sl_conv_cuda_args {
 int sl_conv_gate_cuda(const sl_conv_cuda_args *args, sl_stream stream);
 
 /* docs/bridge.md step 4, S6, of the deep rows: r = silu(r + s), Delta = rho softplus(delta + dt_bias), the scan, + skip r,
- * gate silu(g), norm by heads. in: [g e | r e | B G N | C G N | delta H]. Long runs take a chunked form (segment sums,
- * never a quotient of products of decays), short ones a step form. */
+ * gate silu(g), norm by heads. in: [g e | r e | B G N | C G N | delta H]. Runs of any length take the
+ * same steps, so that prefill and decode give the same bits; scan_s6.cu says why there is no chunked matrix form. */
 typedef struct sl_s6_cuda_args {
     const void *in;
     const void *s;         /* [batch rows, s_stride] */
