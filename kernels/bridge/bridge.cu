@@ -31,7 +31,8 @@ __device__ __forceinline__ float2 gates(const sl_bridge_cuda_args &a, const chan
 }
 
 template <class T>
-__device__ __forceinline__ void output(const sl_bridge_cuda_args &a, const channel &p, uint64_t b, uint32_t c, float h) {
+__device__ __forceinline__ void output(const sl_bridge_cuda_args &a, const channel &p, uint64_t b, uint32_t c,
+                                       float h) {
     const float s = sl_load(static_cast<const T *>(a.s) + b * a.s_stride + c);
     const float q = sl_load(static_cast<const T *>(a.q) + b * a.q_stride + c);
     const float beta = sl_sigmoid(p.omega * h + p.gamma);

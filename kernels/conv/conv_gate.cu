@@ -37,13 +37,15 @@ template <class T>
 __device__ __forceinline__ float convolve(const sl_conv_cuda_args &a, const conv_run<T> &run, int64_t t, uint32_t c) {
     float sum = a.bias[c];
     const int64_t oldest = t - (a.k - 1);
-    for (uint32_t j = 0; j < a.k; j++) sum += a.taps[static_cast<uint64_t>(j) * a.e + c] * sample(a, run, oldest + j, c);
+    for (uint32_t j = 0; j < a.k; j++)
+        sum += a.taps[static_cast<uint64_t>(j) * a.e + c] * sample(a, run, oldest + j, c);
     return sum;
 }
 
 /* One head of one token, by a warp; row: [head_dim] shared floats of its own. */
 template <class T>
-__device__ void one_head(const sl_conv_cuda_args &a, const conv_run<T> &run, int64_t t, uint32_t c, float *row, T *out) {
+__device__ void one_head(const sl_conv_cuda_args &a, const conv_run<T> &run, int64_t t, uint32_t c, float *row,
+                         T *out) {
     const uint32_t lane = threadIdx.x % WARP;
     float squares = 0;
     for (uint32_t i = lane; i < a.head_dim; i += WARP) {

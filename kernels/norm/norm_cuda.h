@@ -22,7 +22,8 @@ __device__ __forceinline__ float sl_team_sum(float v, uint32_t n_warp, float *sh
 }
 
 /* The thread's part, from first on in steps, of the sum of squares of x [n]. */
-template <class X> __device__ __forceinline__ float sl_square_sum(const X *x, uint32_t n, uint32_t first, uint32_t step) {
+template <class X>
+__device__ __forceinline__ float sl_square_sum(const X *x, uint32_t n, uint32_t first, uint32_t step) {
     float sum = 0;
     for (uint32_t i = first; i < n; i += step) {
         const float v = sl_load(x + i);

@@ -35,7 +35,7 @@ template <class X, class Y> __global__ void rmsnorm(norm_launch launch) {
 int sl_rmsnorm_cuda(const sl_norm_args *args, sl_stream stream) {
     const bool small = args->n <= SMALL;
     const norm_launch launch = {*args, small ? 1u : static_cast<uint32_t>(SL_TEAM_WARPS)};
-    const uint32_t n_team = !small ? 1 : args->n_group < SL_TEAM_WARPS ? args->n_group : static_cast<uint32_t>(SL_TEAM_WARPS);
+    const uint32_t most = small ? SL_TEAM_WARPS : 1, n_team = args->n_group < most ? args->n_group : most;
     const dim3 grid(args->rows.max, sl_ceil_div(args->n_group, n_team)), block(n_team * launch.n_warp * SL_TEAM_WARP);
     void (*kernel)(norm_launch) = rmsnorm<float, float>;
     if (args->act == SL_ACT_BF16) kernel = args->x_f32 ? rmsnorm<float, sl_bf16> : rmsnorm<sl_bf16, sl_bf16>;

@@ -58,8 +58,8 @@ __device__ __forceinline__ void load_poles(const sl_s4d_cuda_args &a, const floa
     }
 }
 
-__device__ __forceinline__ void store_poles(const sl_s4d_cuda_args &a, float *state, uint32_t pole, uint64_t c, bool there,
-                                            const poles &v) {
+__device__ __forceinline__ void store_poles(const sl_s4d_cuda_args &a, float *state, uint32_t pole, uint64_t c,
+                                            bool there, const poles &v) {
 #pragma unroll
     for (uint32_t i = 0; i < POLES; i++) {
         const uint64_t re = 2ull * (pole + i) * a.e + c;
@@ -76,7 +76,8 @@ template <class T> __device__ void stage(const s4d_launch &l, const place &at, c
         float r = 0, skip = 0;
         if (p < a.head_dim) {
             const T *s = static_cast<const T *>(a.s);
-            r = sl_scan_input(static_cast<const T *>(a.in) + row * a.in_stride + a.e + c, s ? s + row * a.s_stride + c : s);
+            const T *in = static_cast<const T *>(a.in) + row * a.in_stride + a.e + c;
+            r = sl_scan_input(in, s ? s + row * a.s_stride + c : s);
             skip = a.skip[c];
         }
         m.r[i] = r;

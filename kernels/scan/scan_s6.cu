@@ -6,11 +6,11 @@
  * walked in parts, each read and written once per tile of tokens. A decode step is a tile of one token: the state
  * is read once and written once, four floats at a time.
  *
- * Why no chunked matrix form (SSD, Dao and Gu 2024): in chunks of 64 tokens it multiplies 64 (N + P) / 2 + 2 P N times
- * a token, 12 K at P = N = 64, and fetches both factors from shared memory; this has 4 P N operations, 16 K, on registers.
- * By count neither wins on f32 units (not measured), and on matrix units bf16 would not hold the bounds of f32. In
- * return every element takes the same steps wherever a sequence is cut: prefill, decode and resumed runs give the same bits, no
- * segment sums are needed and no decay is divided by another. */
+ * Why no chunked matrix form (SSD, Dao and Gu 2024): in chunks of 64 tokens it multiplies 64 (N + P) / 2 + 2 P N
+ * times a token, 12 K at P = N = 64, and fetches both factors from shared memory; this has 4 P N operations, 16 K, on
+ * registers. By count neither wins on f32 units (not measured), and on matrix units bf16 would not hold the bounds of
+ * f32. In return every element takes the same steps wherever a sequence is cut: prefill, decode and resumed runs give
+ * the same bits, no segment sums are needed and no decay is divided by another. */
 #include "kernels/cuda_kernels.h"
 #include "kernels/scan/scan_cuda.h"
 
@@ -130,7 +130,8 @@ __device__ __forceinline__ void move_patch(const s6_launch &l, float *head, uint
 }
 
 /* One token: the new state and y of the thread's channels over its states. */
-__device__ __forceinline__ void step_patch(patch &v, float fade, const float *x, const float *b, const float *c, float *y) {
+__device__ __forceinline__ void step_patch(patch &v, float fade, const float *x, const float *b, const float *c,
+                                           float *y) {
 #pragma unroll
     for (int j = 0; j < SIDE; j++) y[j] = 0;
 #pragma unroll
@@ -149,10 +150,11 @@ __device__ __forceinline__ float sum_lanes(const float *y, uint32_t lane, uint32
     float even_odd[2];
 #pragma unroll
     for (int j = 0; j < 2; j++) {
-        const float give = odd ? y[2 * j] : y[2 * j + 1], keep = odd ? y[2 * j + 1] : y[2 * j];
-        even_odd[j] = keep + __shfl_xor_sync(0xffffffffu, give, 1);
+        const float other = odd ? y[2 * j] : y[2 * j + 1], own = odd ? y[2 * j + 1] : y[2 * j];
+        even_odd[j] = own + __shfl_xor_sync(0xffffffffu, other, 1);
     }
-    float sum = (upper ? even_odd[1] : even_odd[0]) + __shfl_xor_sync(0xffffffffu, upper ? even_odd[0] : even_odd[1], 2);
+    const float give = upper ? even_odd[0] : even_odd[1], keep = upper ? even_odd[1] : even_odd[0];
+    float sum = keep + __shfl_xor_sync(0xffffffffu, give, 2);
     for (uint32_t step = 4; step < lanes; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, static_cast<int>(step));
     return sum;
 }
@@ -173,8 +175,8 @@ __device__ __forceinline__ void walk(const s6_launch &l, const tile_memory &m, u
 
 /* One tile. v holds the state from the first tile of the run to the last if the head has one part. */
 template <class T>
-__device__ __forceinline__ void walk_tile(const s6_launch &l, const place &at, const tile_memory &m, float *head, bool first,
-                                          bool last, patch &v) {
+__device__ __forceinline__ void walk_tile(const s6_launch &l, const place &at, const tile_memory &m, float *head,
+                                          bool first, bool last, patch &v) {
     const bool whole = l.n_width * l.n_depth == 1;
     for (uint32_t part = 0; part < l.n_width * l.n_depth; part++) {
         const uint32_t p0 = part / l.n_depth * l.width, n0 = part % l.n_depth * l.depth;

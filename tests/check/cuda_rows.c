@@ -87,7 +87,8 @@ static void silu_case(check *c, sl_act act, uint32_t n_row, uint32_t n, bool sid
     for (size_t i = 0; i < (size_t)n_row * 2 * n; i++) {
         const bool gate = i % (2 * n) < n;
         const double want = gate ? silu((double)x[i]) * x[i + n] : (double)x[i];
-        if (!check_near(c, "y", i, y[i], want, gate ? (9 * CHECK_U + (act ? BF16 : 0)) * fabs(want) + 0x1p-133 : 0)) break;
+        const double bound = gate ? (9 * CHECK_U + (act ? BF16 : 0)) * fabs(want) + 0x1p-133 : 0;
+        if (!check_near(c, "y", i, y[i], want, bound)) break;
     }
     untouched(c, y, x, n_row, max, 2 * n);
     cuda_free();
@@ -103,7 +104,8 @@ void check_cuda_silu_rows(check *c) {
 /* ---- router ------------------------------------------------------------------------------------- */
 
 /* z errs by at most (2 d + 12) u of the sum of its products' sizes, and rho's slope in it is below 1 / (1 - tau). */
-static double route_truth(const float *x, const float *norm, const float *w, float b, uint32_t d, double tau, double *bound) {
+static double route_truth(const float *x, const float *norm, const float *w, float b, uint32_t d, double tau,
+                          double *bound) {
     double sum = 0, z = b, size = fabs((double)b);
     for (size_t i = 0; i < d; i++) sum += (double)x[i] * x[i];
     const double scale = 1 / sqrt(sum / d + (double)EPS);

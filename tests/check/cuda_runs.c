@@ -143,7 +143,8 @@ static const void *put_input(const batch *b, const call *k, const tensor *v, uin
     float *packed = floats(n * v->width);
     for (uint32_t i = 0; i < n; i++)
         memcpy(packed + i * v->width, v->at + row_at(k, v->deep, i) * v->width, v->width * sizeof *packed);
-    return n ? cuda_put_rows(b->act, packed, v->width, v->width, n, stride) : cuda_new_rows(b->act, v->width, 1, stride);
+    if (n == 0) return cuda_new_rows(b->act, v->width, 1, stride);
+    return cuda_put_rows(b->act, packed, v->width, v->width, n, stride);
 }
 
 static sl_slab put_state(const batch *b) {
