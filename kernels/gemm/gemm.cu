@@ -1,12 +1,13 @@
-/* Products of stored weights with any number of rows of activations, where cuBLAS is absent: tiles of 64 weight rows by
- * 64 rows of x, 32 elements at a time expanded into shared memory, 4 x 4 sums per thread in f32. Each sum runs over its
- * elements in order, whatever the tile holds beside it. Tiles beyond the number of rows leave at once. */
+/* Products of stored weights with any number of rows of activations, where cuBLAS is absent: tiles of 64 weight
+ * rows by 64 rows of x, 32 elements at a time expanded into shared memory, 4 x 4 sums per thread in f32. Each
+ * sum runs over its elements in order, whatever the tile holds beside it. Tiles beyond the number of rows leave
+ * at once. */
 #include "kernels/gemm/product_cuda.h"
 #include "kernels/gemm/weights_cuda.h"
 
 namespace {
 
-enum { TILE = 64, DEPTH = 32, N_THREAD = 256, PITCH = TILE / 4 + 1 /* float4s: rows of a tile start in other banks */ };
+enum { TILE = 64, DEPTH = 32, N_THREAD = 256, PITCH = TILE / 4 + 1 /* float4s, for the banks */ };
 
 /* A tile as [DEPTH][TILE], so that a thread reads the same element of four rows at once. */
 typedef float4 tile_row[PITCH];
@@ -26,7 +27,8 @@ __device__ __forceinline__ void put_column(tile_row *tile, uint32_t row, uint32_
     for (uint32_t j = 0; j < 8; j++) reinterpret_cast<float *>(tile[depth + j])[row] = v[j];
 }
 
-__device__ __forceinline__ void add_tile(const tile_row *w, const tile_row *x, uint32_t wi, uint32_t xi, float sum[4][4]) {
+__device__ __forceinline__ void add_tile(const tile_row *w, const tile_row *x, uint32_t wi, uint32_t xi,
+        float sum[4][4]) {
 #pragma unroll 8
     for (int i = 0; i < DEPTH; i++) {
         const float4 w4 = w[i][wi], x4 = x[i][xi];
@@ -48,7 +50,8 @@ template <sl_type type> __global__ void __launch_bounds__(N_THREAD) gemm_kernel(
 
     const uint32_t row = threadIdx.x / 4, depth = threadIdx.x % 4 * 8; /* what this thread loads */
     const bool has_w = r0 + row < p.n_row, has_x = t0 + row < n;
-    const unsigned char *w = (const unsigned char *)p.w + ((size_t)block * p.n_row + r0 + (has_w ? row : 0)) * p.w_row_bytes;
+    const unsigned char *w = (const unsigned char *)p.w + ((size_t)block * p.n_row + r0 + (has_w ? row : 0))
+        * p.w_row_bytes;
     const size_t x_at = (t0 + (has_x ? row : 0)) * p.x_stride + (size_t)block * a.x_step;
     const uint32_t groups = (p.k + SL_GROUP - 1) / SL_GROUP;
     const uint32_t wi = threadIdx.x % 16, xi = threadIdx.x / 16; /* the four rows of each that it multiplies */

@@ -1,11 +1,12 @@
-/* Products of stored weights with 1 to 16 rows of activations: the weights are read once, straight from their stored
- * form, and everything else follows from that.
+/* Products of stored weights with 1 to 16 rows of activations: the weights are read once, straight from their
+ * stored form, and everything else follows from that.
  *
- * A warp computes n_out weight rows for all rows of x. Its lanes walk the weight rows chunk by chunk (weights_cuda.h: 16
- * bytes), n_flight chunks of each row requested before the first is used: at 4.8 TB/s and 0.7 us some 25 KB per SM must
- * be under way, which 12 warps of 2 rows and 4 chunks exceed. x is read through the first-level cache, where the warps of
- * a block meet. Each lane sums its chunks in their order, the lanes are added in a tree: the order depends on the
- * number of elements only, not on how many rows there are or where they lie. */
+ * A warp computes n_out weight rows for all rows of x. Its lanes walk the weight rows chunk by chunk
+ * (weights_cuda.h: 16 bytes), n_flight chunks of each row requested before the first is used: at 4.8 TB/s and
+ * 0.7 us some 25 KB per SM must be under way, which 12 warps of 2 rows and 4 chunks exceed. x is read through
+ * the first-level cache, where the warps of a block meet. Each lane sums its chunks in their order, the lanes
+ * are added in a tree: the order depends on the number of elements only, not on how many rows there are or
+ * where they lie. */
 #include "kernels/gemm/product_cuda.h"
 #include "kernels/gemm/weights_cuda.h"
 
@@ -15,8 +16,8 @@ enum { N_WARP = 4, WARP = 32 };
 
 /* One chunk of n_out weight rows, all its elements there, times n rows of x (16-byte aligned). */
 template <sl_type type, class X, int n_tok, int n_out>
-__device__ __forceinline__ void add_chunk(const sl_chunk<type> *chunk, const X *x, size_t x_stride, uint32_t n, uint32_t c,
-                                          float *sum) {
+__device__ __forceinline__ void add_chunk(const sl_chunk<type> *chunk, const X *x, size_t x_stride, uint32_t n,
+                                          uint32_t c, float *sum) {
 #pragma unroll
     for (int p = 0; p < sl_chunk<type>::n_piece; p++) {
         float w[n_out][8];
@@ -37,10 +38,11 @@ __device__ __forceinline__ void add_chunk(const sl_chunk<type> *chunk, const X *
     }
 }
 
-/* The same sum in the same order, element by element: the last chunk of a row, or rows of x without alignment. */
+/* The same sum in the same order, element by element: the last chunk of a row, or rows of x without
+ * alignment. */
 template <sl_type type, class X, int n_tok, int n_out>
-__device__ __forceinline__ void add_chunk_slowly(const unsigned char *const *row, uint32_t groups, uint32_t k, const X *x,
-                                                 size_t x_stride, uint32_t n, uint32_t c, float *sum) {
+__device__ __forceinline__ void add_chunk_slowly(const unsigned char *const *row, uint32_t groups, uint32_t k,
+                                                 const X *x, size_t x_stride, uint32_t n, uint32_t c, float *sum) {
 #pragma unroll 1
     for (int e = 0; e < 8 * sl_chunk<type>::n_piece; e++) {
         const uint32_t at = sl_chunk<type>::start(c, e / 8) + e % 8;
@@ -57,8 +59,8 @@ __device__ __forceinline__ void add_chunk_slowly(const unsigned char *const *row
     }
 }
 
-/* Adds n sums over the lanes, of which each lane keeps max(1, n / 32): those from the returned number on. At every step
- * a lane hands over half of what it has, so this takes about n exchanges, not 5 n. */
+/* Adds n sums over the lanes, of which each lane keeps max(1, n / 32): those from the returned number on. At
+ * every step a lane hands over half of what it has, so this takes about n exchanges, not 5 n. */
 template <int n, int step = WARP / 2> __device__ __forceinline__ uint32_t add_lanes(float *sum, uint32_t lane) {
     constexpr int half = n / 2;
     const bool upper = lane & step;
@@ -86,7 +88,8 @@ __global__ void __launch_bounds__(N_WARP *WARP) gemv_kernel(sl_blocks_args a) {
 #pragma unroll
     for (int i = 0; i < n_out; i++) {
         const uint32_t last = p.n_row - 1;
-        row[i] = (const unsigned char *)p.w + ((size_t)block * p.n_row + (r + i < last ? r + i : last)) * p.w_row_bytes;
+        row[i] = (const unsigned char *)p.w + ((size_t)block * p.n_row + (r + i < last ? r + i : last))
+            * p.w_row_bytes;
     }
     const X *x = (const X *)p.x + (size_t)block * a.x_step;
     const uint32_t groups = (p.k + SL_GROUP - 1) / SL_GROUP, n_chunk = sl_chunk<type>::count(p.k);
@@ -119,18 +122,21 @@ __global__ void __launch_bounds__(N_WARP *WARP) gemv_kernel(sl_blocks_args a) {
 #pragma unroll
     for (int i = 0; i < n_kept; i++) {
         const uint32_t t = (first + i) / n_out, ri = r + (first + i) % n_out;
-        if (lane % n_same == 0 && t < n && ri < p.n_row) sl_put_sum(p, t, ri, (size_t)block * a.y_step + ri, sum[i]);
+        if (lane % n_same != 0 || t >= n || ri >= p.n_row) continue;
+        sl_put_sum(p, t, ri, (size_t)block * a.y_step + ri, sum[i]);
     }
 }
 
 template <sl_type type, class X, int n_tok, int n_out, int n_flight>
 int launch_rows(const sl_blocks_args &a, sl_stream stream) {
     const unsigned n_tile = (a.p.n_row + N_WARP * n_out - 1) / (N_WARP * n_out);
-    return sl_launch(gemv_kernel<type, X, n_tok, n_out, n_flight>, dim3(n_tile * a.n_block), dim3(N_WARP * WARP), 0, stream, a);
+    return sl_launch(gemv_kernel<type, X, n_tok, n_out, n_flight>, dim3(n_tile * a.n_block),
+        dim3(N_WARP * WARP), 0, stream, a);
 }
 
 template <sl_type type, class X> int launch(const sl_blocks_args &a, sl_stream stream) {
-    if (a.p.rows.max <= 4) return launch_rows<type, X, 4, 2, sl_chunk<type>::n_piece == 1 && type != SL_F32 ? 4 : 2>(a, stream);
+    constexpr int n_flight = type == SL_F16 || type == SL_BF16 ? 4 : 2;
+    if (a.p.rows.max <= 4) return launch_rows<type, X, 4, 2, n_flight>(a, stream);
     return launch_rows<type, X, SL_GEMV_ROWS, 4, 1>(a, stream);
 }
 

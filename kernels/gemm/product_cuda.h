@@ -5,8 +5,8 @@
 #include "kernels/cuda.h"
 #include "kernels/cuda_kernels.h"
 
-/* n_block products side by side, each of p.n_row weight rows of p.k elements: block i starts i * p.n_row weight rows
- * down, reads x from i * x_step and writes y from i * y_step on. 1 block: a plain product. */
+/* n_block products side by side, each of p.n_row weight rows of p.k elements: block i starts i * p.n_row weight
+ * rows down, reads x from i * x_step and writes y from i * y_step on. 1 block: a plain product. */
 struct sl_blocks_args {
     sl_product_args p;
     uint32_t n_block, x_step, y_step;
@@ -19,7 +19,8 @@ __device__ __forceinline__ uint32_t sl_rows_count(const sl_rows &rows) {
 }
 
 /* Row t, weight row r of a product whose arguments p are; at: column of y. */
-__device__ __forceinline__ void sl_put_sum(const sl_product_args &p, uint32_t t, uint32_t r, size_t at, float sum) {
+__device__ __forceinline__ void sl_put_sum(const sl_product_args &p, uint32_t t, uint32_t r, size_t at,
+        float sum) {
     if (p.bias) sum += p.bias[r];
     if (p.out == SL_OUT_ADD) {
         const size_t b = p.rows.index ? p.rows.index[t] : t;

@@ -1,14 +1,14 @@
 /* How a CUDA kernel reads stored weights (kernels/types.h) of any type.
  *
- * Three grains. An element, for tails and odd alignments. Eight consecutive elements, expanded. A chunk: what one lane
- * reads at a time in a matrix-vector product, 16 stored bytes (32 of f32) in pieces of 8 elements; chunk c of a row
- * always holds the same elements, so that the order of a sum depends on the number of elements only, not on
- * alignment.
+ * Three grains. An element, for tails and odd alignments. Eight consecutive elements, expanded. A chunk: what
+ * one lane reads at a time in a matrix-vector product, 16 stored bytes (32 of f32) in pieces of 8 elements;
+ * chunk c of a row always holds the same elements, so that the order of a sum depends on the number of elements
+ * only, not on alignment.
  *
- * Bytes become floats by their bits: 0x47000000 | u << 8 is the float 2^15 + u, so one multiply-add takes the offset
- * away and applies the scale. It is exact: (2^15 + 8) and (2^15 + 128) times the 11 bits of a scale fit the 24 of a
- * float, and so does the result. The conversion instruction has a quarter of that rate. (An infinite scale gives NaN
- * here, and infinities in the other two grains.) */
+ * Bytes become floats by their bits: 0x47000000 | u << 8 is the float 2^15 + u, so one multiply-add takes the
+ * offset away and applies the scale. It is exact: (2^15 + 8) and (2^15 + 128) times the 11 bits of a scale fit
+ * the 24 of a float, and so does the result. The conversion instruction has a quarter of that rate. (An
+ * infinite scale gives NaN here, and infinities in the other two grains.) */
 #ifndef SL_KERNELS_GEMM_WEIGHTS_CUDA_H
 #define SL_KERNELS_GEMM_WEIGHTS_CUDA_H
 
@@ -20,7 +20,8 @@ template <sl_type type> constexpr bool sl_is_scaled = type == SL_Q8 || type == S
 /* ---- one element -------------------------------------------------------------------------------- */
 
 /* A block's scale: 1 for types without. groups: sl_groups of the row. */
-template <sl_type type> __device__ __forceinline__ float sl_weight_scale(const void *row, uint32_t groups, uint32_t i) {
+template <sl_type type>
+__device__ __forceinline__ float sl_weight_scale(const void *row, uint32_t groups, uint32_t i) {
     if constexpr (!sl_is_scaled<type>) return 1;
     const size_t quant_bytes = (size_t)groups * (type == SL_Q8 ? SL_GROUP : SL_GROUP / 2);
     const uint16_t *scales = (const uint16_t *)((const char *)row + quant_bytes);
@@ -39,7 +40,8 @@ template <sl_type type> __device__ __forceinline__ float sl_weight_quant(const v
     }
 }
 
-template <sl_type type> __device__ __forceinline__ float sl_weight(const void *row, uint32_t groups, uint32_t i) {
+template <sl_type type>
+__device__ __forceinline__ float sl_weight(const void *row, uint32_t groups, uint32_t i) {
     const float q = sl_weight_quant<type>(row, i);
     return sl_is_scaled<type> ? q * sl_weight_scale<type>(row, groups, i) : q; /* exact: 8 bits times 11 */
 }
@@ -67,8 +69,10 @@ __device__ __forceinline__ void sl_unpack_bytes(uint32_t word, float offset, flo
     }
 }
 
-/* Eight values from the words that hold them: f32 8, f16 and bf16 4, q8 2, q4 2 (high: of the upper half bytes). */
-template <sl_type type> __device__ __forceinline__ void sl_unpack8(const uint32_t *words, bool high, float scale, float v[8]) {
+/* Eight values from the words that hold them: f32 8, f16 and bf16 4, q8 2, q4 2 (high: of the upper half
+ * bytes). */
+template <sl_type type>
+__device__ __forceinline__ void sl_unpack8(const uint32_t *words, bool high, float scale, float v[8]) {
     if constexpr (type == SL_F32) {
 #pragma unroll
         for (int i = 0; i < 8; i++) v[i] = __uint_as_float(words[i]);
@@ -78,14 +82,16 @@ template <sl_type type> __device__ __forceinline__ void sl_unpack8(const uint32_
     } else {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            const uint32_t bytes = type == SL_Q8 ? words[i] ^ 0x80808080u : (high ? words[i] >> 4 : words[i]) & 0x0f0f0f0fu;
+            const uint32_t bytes = type == SL_Q8 ? words[i] ^ 0x80808080u : (high ? words[i] >> 4 : words[i])
+                & 0x0f0f0f0fu;
             sl_unpack_bytes(bytes, type == SL_Q8 ? 128 : 8, scale, v + 4 * i);
         }
     }
 }
 
 /* n words from p, aligned to 16 bytes or to the type's element only. */
-template <sl_type type, int n> __device__ __forceinline__ void sl_load_words(const void *p, bool aligned, uint32_t *words) {
+template <sl_type type, int n>
+__device__ __forceinline__ void sl_load_words(const void *p, bool aligned, uint32_t *words) {
     if (aligned) {
 #pragma unroll
         for (int i = 0; i < n / 4; i++) {
@@ -108,7 +114,8 @@ template <sl_type type, int n> __device__ __forceinline__ void sl_load_words(con
 
 /* Elements i .. i + 7 (i a multiple of 8) of a row of k; zeros from k on. */
 template <sl_type type>
-__device__ __forceinline__ void sl_weight8(const unsigned char *row, uint32_t groups, uint32_t k, uint32_t i, float v[8]) {
+__device__ __forceinline__ void sl_weight8(const unsigned char *row, uint32_t groups, uint32_t k, uint32_t i,
+        float v[8]) {
     if constexpr (!sl_is_scaled<type>) {
         constexpr int size = type == SL_F32 ? 4 : 2;
         const unsigned char *p = row + (size_t)i * size;
@@ -140,7 +147,8 @@ template <sl_type type> struct sl_chunk {
         return type == SL_Q4 ? k / 64 * 2 + (k % 64 >= 48) : k / (8 * n_piece);
     }
 
-    /* First element of piece p of chunk c. Half a group of q4 is 16 bytes: its low halves, then its high ones. */
+    /* First element of piece p of chunk c. Half a group of q4 is 16 bytes: its low halves, then its high
+     * ones. */
     static __device__ __forceinline__ uint32_t start(uint32_t c, int p) {
         if (type == SL_Q4) return c / 2 * 64 + c % 2 * 16 + p % 2 * 8 + p / 2 * 32;
         return (c * n_piece + p) * 8;
@@ -153,7 +161,8 @@ template <sl_type type> struct sl_chunk {
     }
     __device__ __forceinline__ void unpack(int p, float v[8]) const {
         const bool high = type == SL_Q4 && p >= 2;
-        const float scale = sl_is_scaled<type> ? sl_half_to_float((uint16_t)(high ? scales >> 16 : scales & 0xffff)) : 1;
+        const float scale =
+            sl_is_scaled<type> ? sl_half_to_float((uint16_t)(high ? scales >> 16 : scales & 0xffff)) : 1;
         sl_unpack8<type>(words + (type == SL_Q4 ? p % 2 : p) * piece_words, high, scale, v);
     }
 };

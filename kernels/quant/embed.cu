@@ -7,7 +7,8 @@ namespace {
 
 enum { N_THREAD = 256 };
 
-template <sl_type type> __device__ __forceinline__ void expand_row(const sl_embed_args &a, const unsigned char *row, float *x) {
+template <sl_type type>
+__device__ __forceinline__ void expand_row(const sl_embed_args &a, const unsigned char *row, float *x) {
     const uint32_t groups = (a.d + SL_GROUP - 1) / SL_GROUP;
     for (uint32_t i = threadIdx.x; i < a.d; i += N_THREAD) x[i] = sl_weight<type>(row, groups, i);
 }

@@ -1,5 +1,5 @@
-/* Stored weights as plain f32 or bf16 rows, for products by another library: eight elements per thread, bound by
- * memory. */
+/* Stored weights as plain f32 or bf16 rows, for products by another library: eight elements per thread, bound
+ * by memory. */
 #include "kernels/cuda_kernels.h"
 #include "kernels/gemm/weights_cuda.h"
 

@@ -1,5 +1,5 @@
-/* Random stored weights, made on the device, for measurements that need a model's size and not its sense. The value of an
- * element is a hash (Murmur3's finaliser, Appleby) of seed, row and element. */
+/* Random stored weights, made on the device, for measurements that need a model's size and not its sense. The
+ * value of an element is a hash (Murmur3's finaliser, Appleby) of seed, row and element. */
 #include "kernels/cuda.h"
 #include "kernels/cuda_kernels.h"
 

@@ -77,7 +77,8 @@ static unsigned char *scratch(size_t n_bytes) {
     return p;
 }
 
-void *cuda_put_rows(sl_act act, const float *from, size_t from_stride, size_t n, size_t n_row, uint64_t *stride) {
+void *cuda_put_rows(sl_act act, const float *from, size_t from_stride, size_t n, size_t n_row,
+        uint64_t *stride) {
     *stride = row_stride(act, n);
     const size_t n_bytes = ((n_row - 1) * *stride + n) * sl_act_size(act);
     unsigned char *rows = scratch(n_bytes);
@@ -99,7 +100,8 @@ static bool all_set(const unsigned char *p, size_t n) {
     return true;
 }
 
-void cuda_get_rows(sl_act act, float *to, size_t to_stride, size_t n, size_t n_row, const void *device, uint64_t stride) {
+void cuda_get_rows(sl_act act, float *to, size_t to_stride, size_t n, size_t n_row, const void *device,
+        uint64_t stride) {
     const size_t size = sl_act_size(act), n_bytes = ((n_row - 1) * stride + n) * size;
     unsigned char *rows = scratch(n_bytes);
     cuda_get(rows, device, n_bytes);

@@ -83,7 +83,7 @@ int launch(const sl_expand_args *args, defect d, sl_stream stream) {
 
 } // namespace
 
-#define DEFINE_MUTANT(name, args_type, defect)                                                                         \
+#define DEFINE_MUTANT(name, args_type, defect)                                                                \
     extern "C" int name(const args_type *args, sl_stream stream) { return launch(args, defect, stream); }
 
 /* With all its parts in order; not registered. */

@@ -18,8 +18,8 @@ static const void *put_weights(sl_type type, const void *w, size_t stride, size_
 
 /* ---- adapters ----------------------------------------------------------------------------------- */
 
-#define GEMM_ARGS                                                                                                      \
-    const void *w, size_t w_stride_bytes, const void *x, size_t x_stride_bytes, float *y, size_t y_stride,             \
+#define GEMM_ARGS                                                                                             \
+    const void *w, size_t w_stride_bytes, const void *x, size_t x_stride_bytes, float *y, size_t y_stride,    \
         size_t n_row, size_t n_tok, size_t k
 typedef int product_fn(const sl_product_args *args, sl_stream stream);
 
@@ -64,13 +64,13 @@ static void run_expand(sl_type type, const void *row, size_t n, float *y) {
     cuda_free();
 }
 
-#define DEFINE_ADAPTERS(name, type)                                                                                    \
-    void check_cuda_gemv_##name(GEMM_ARGS) {                                                                           \
+#define DEFINE_ADAPTERS(name, type)                                                                           \
+    void check_cuda_gemv_##name(GEMM_ARGS) {                                                                  \
         run_product(cuda.gemv, type, SL_GEMV_ROWS, w, w_stride_bytes, x, x_stride_bytes, y, y_stride, n_row, n_tok, k); \
-    }                                                                                                                  \
-    void check_cuda_gemm_##name(GEMM_ARGS) {                                                                           \
+    }                                                                                                         \
+    void check_cuda_gemm_##name(GEMM_ARGS) {                                                                  \
         run_product(cuda.gemm, type, n_tok, w, w_stride_bytes, x, x_stride_bytes, y, y_stride, n_row, n_tok, k);       \
-    }                                                                                                                  \
+    }                                                                                                         \
     void check_cuda_expand_##name(const void *row, size_t n, float *y) { run_expand(type, row, n, y); }
 DEFINE_ADAPTERS(f32, SL_F32)
 DEFINE_ADAPTERS(f16, SL_F16)

@@ -1,5 +1,5 @@
-/* Runs the checks of the CUDA kernels, each in a process of its own: a kernel's fault leaves a device unusable, and what
- * runs after it is to be heard all the same. */
+/* Runs the checks of the CUDA kernels, each in a process of its own: a kernel's fault leaves a device unusable,
+ * and what runs after it is to be heard all the same. */
 #define _POSIX_C_SOURCE 200809L
 #include "cuda_check.h"
 #include "runner.h"
@@ -13,10 +13,10 @@ typedef struct cuda_check { const char *kernel; variant v; void (*test)(check *c
 /* A broken kernel and how to put it in the place of the good one. */
 typedef struct cuda_mutant { const char *kernel, *name; void (*plant)(void); } cuda_mutant;
 
-#define SL_CUDA_VARIANT(member, kernel, function)                                                                      \
+#define SL_CUDA_VARIANT(member, kernel, function)                                                             \
     static void set_##function(sl_kernels *table) { table->member = function; }
 #define SL_CUDA_TEST(kernel, function)
-#define SL_CUDA_MUTANT(kernel, function)                                                                               \
+#define SL_CUDA_MUTANT(kernel, function)                                                                      \
     static void plant_##function(void) { cuda.kernel = function; }
 #include "cuda_variants.def"
 #undef SL_CUDA_VARIANT
@@ -24,7 +24,7 @@ typedef struct cuda_mutant { const char *kernel, *name; void (*plant)(void); } c
 #undef SL_CUDA_MUTANT
 
 static const cuda_check checks[] = {
-#define SL_CUDA_VARIANT(member, kernel, function)                                                                      \
+#define SL_CUDA_VARIANT(member, kernel, function)                                                             \
     { #kernel, { #member, #function, SL_CPU_REF, true, set_##function }, NULL },
 #define SL_CUDA_TEST(kernel, function) { #kernel, { #kernel, #function, SL_CPU_REF, true, NULL }, function },
 #define SL_CUDA_MUTANT(kernel, function)
@@ -144,5 +144,6 @@ tally check_cuda_mutants(const char *name, uint64_t seed) {
 
 void check_cuda_list(void) {
     for (size_t i = 0; i < N_CHECK; i++) printf("%-14s %s (CUDA)\n", checks[i].v.member, checks[i].v.name);
-    for (size_t i = 0; i < N_MUTANT; i++) printf("%-14s %s (CUDA mutant)\n", mutants[i].kernel, mutants[i].name);
+    for (size_t i = 0; i < N_MUTANT; i++) printf("%-14s %s (CUDA mutant)\n", mutants[i].kernel,
+        mutants[i].name);
 }
