@@ -167,8 +167,8 @@ typedef struct sl_run {
 
 /* Advances each run's sequence by its tokens: a ragged batch, prefill and decode alike. The result for a
  * sequence does not depend on the other runs, on the threads or on how its tokens are cut into calls.
- * On error no slot has advanced, except SL_E_MEMORY in a growing KV store. Runs with SL_LOGITS_ALL may
- * have n_batch tokens together. */
+ * On error no slot has advanced, except where a device fails between the passes of a long call: then its slots stand
+ * after the last whole pass (sl_slot_position). Runs with SL_LOGITS_ALL may have n_batch tokens together. */
 SL_API sl_status sl_session_eval(sl_session *session, const sl_run *runs, size_t n_run, sl_error *err);
 
 typedef struct sl_sampler sl_sampler;

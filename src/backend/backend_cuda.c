@@ -23,8 +23,10 @@ static sl_status failed(sl_device *d, cudaError_t e, const char *what, sl_error 
     return sl_fail(err, d->failed, "%s", d->failure);
 }
 
+/* Before every call: a thread may use several devices, and a session may come from another thread. */
 static sl_status check(sl_device *d, sl_error *err) {
-    return d->failed == SL_OK ? SL_OK : sl_fail(err, d->failed, "%s", d->failure);
+    if (d->failed != SL_OK) return sl_fail(err, d->failed, "%s", d->failure);
+    return failed(d, cudaSetDevice(d->ordinal), "choosing the device", err);
 }
 
 static sl_status sync(sl_device *d, const char *what, sl_error *err) {
@@ -391,7 +393,6 @@ static void count_pass(sl_device *d, const sl_batch *b) {
 
 static sl_status cuda_execute(sl_device *d, const sl_batch *b, sl_error *err) {
     SL_TRY(check(d, err));
-    SL_TRY(failed(d, cudaSetDevice(d->ordinal), "choosing the device", err));
     SL_TRY(failed(d, cudaEventSynchronize(d->input_free), "a pass", err));
     SL_TRY(reserve_logits(d, b->n_out, err));
     write_input(d, b);
@@ -429,7 +430,7 @@ static void count_routed(sl_device *d, const unsigned long long *tallies) {
 static sl_counters *cuda_counters(sl_device *d) {
     unsigned long long *tallies = calloc(2 * d->graph->n_domain, sizeof *tallies);
     const size_t n_bytes = 2 * d->graph->n_domain * sizeof *tallies;
-    if (tallies && d->failed == SL_OK) {
+    if (tallies && check(d, NULL) == SL_OK) {
         cudaError_t e = cudaMemcpyAsync(tallies, d->tallies, n_bytes, cudaMemcpyDeviceToHost, d->stream);
         if (e == cudaSuccess) e = cudaMemsetAsync(d->tallies, 0, n_bytes, d->stream);
         if (e == cudaSuccess) e = cudaStreamSynchronize(d->stream);

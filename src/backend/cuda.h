@@ -50,6 +50,8 @@ typedef struct sl_cuda_weights {
     struct sl_cuda_weights *next;
 } sl_cuda_weights;
 
+/* What an item takes up. */
+static inline uint64_t sl_cuda_laid_out(uint64_t n_bytes) { return (n_bytes + 255) / 256 * 256; }
 /* The layout only: items, offsets, n_bytes. */
 sl_status sl_cuda_weights_lay_out(const sl_graph *graph, sl_cuda_weights *weights, sl_error *err);
 /* Finds or uploads; the device is current. */

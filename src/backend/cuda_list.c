@@ -86,13 +86,14 @@ sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, s
     return status;
 }
 
-/* Bytes of all weights if the matrices were of that type. */
+/* Bytes of all weights, laid out, if the matrices were of that type. */
 static uint64_t weights_as(const sl_cuda_weights *w, sl_type type) {
     uint64_t all = 0;
     for (size_t i = 0; i < w->n_item; i++) {
         const sl_tensor *t = w->items[i].tensor;
         bool matrix = t && t->spec.n_dim == 2;
-        all += matrix ? sl_spec_rows(&t->spec) * sl_row_bytes(type, sl_spec_width(&t->spec)) : w->items[i].n_bytes;
+        all += sl_cuda_laid_out(matrix ? sl_spec_rows(&t->spec) * sl_row_bytes(type, sl_spec_width(&t->spec))
+                                       : w->items[i].n_bytes);
     }
     return all;
 }

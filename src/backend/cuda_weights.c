@@ -8,7 +8,7 @@
 #include "backend/cuda.h"
 #include "base/mem.h"
 
-enum { ALIGN = 256, PIECE = 32 << 20 /* bytes per copy and step of the progress */ };
+enum { PIECE = 32 << 20 /* bytes per copy and step of the progress */ };
 
 /* ---- layout ------------------------------------------------------------------------------------- */
 
@@ -38,7 +38,7 @@ static void keep_unique(sl_cuda_weights *w) {
     w->n_item = n;
     for (size_t i = 0; i < n; i++) {
         w->items[i].offset = w->n_bytes;
-        w->n_bytes += (w->items[i].n_bytes + ALIGN - 1) / ALIGN * ALIGN;
+        w->n_bytes += sl_cuda_laid_out(w->items[i].n_bytes);
     }
 }
 

@@ -183,6 +183,11 @@ static size_t add_tokens(sl_session *s, const call *c, size_t i, size_t t, sl_ba
     return n;
 }
 
+/* A pass that failed has moved no state: its tokens have not been seen. */
+static void take_back(sl_session *s, const sl_batch *batch) {
+    for (size_t r = 0; r < batch->n_run; r++) s->slots[batch->runs[r].slot].n_token -= batch->runs[r].n_tok;
+}
+
 /* Fills passes with what is left of the runs and executes them. */
 static sl_status run_passes(sl_session *s, const call *c, sl_error *err) {
     for (size_t i = 0, t = 0; i < c->n_run;) {
@@ -192,7 +197,12 @@ static sl_status run_passes(sl_session *s, const call *c, sl_error *err) {
             t += add_tokens(s, c, i, t, &batch);
             if (t == c->runs[i].n_token) i++, t = 0;
         }
-        SL_TRY(s->backend->execute(s->device, &batch, err));
+        sl_status status = s->backend->execute(s->device, &batch, err);
+        if (status != SL_OK) {
+            take_back(s, &batch);
+            return status;
+        }
+        for (size_t r = 0; r < batch.n_run; r++) s->slots[batch.runs[r].slot].has_logits = false; /* so far */
         for (size_t d = 0; d < batch.n_draw; d++) c->tokens[s->draw_run[d]] = s->drawn[d];
     }
     return SL_OK;
@@ -220,8 +230,9 @@ sl_status sl_session_eval_draw(sl_session *s, const sl_run *runs, size_t n_run, 
         all += runs[i].logits == SL_LOGITS_ALL ? runs[i].n_token : 0;
         if (sampler_of(&c, i)) tokens[i] = -1;
     }
-    s->n_run = n_run;
+    s->n_run = 0;
     SL_TRY(run_passes(s, &c, err));
+    s->n_run = n_run;
     for (size_t i = 0; i < n_run; i++) finish_run(s, &c, i);
     return SL_OK;
 }
