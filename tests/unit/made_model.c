@@ -49,11 +49,11 @@ static void describe_bridge(sl_meta *meta, bool plain) {
     if (!plain) assert_int_equal(sl_meta_add(meta, "routed_layers", SL_META_INT, true, routed, 2, NULL), SL_OK);
 }
 
-sl_model *make_model(made_kind kind, sl_type type, uint64_t seed) {
+static sl_model *make(made_kind kind, size_t n_vocab, sl_type type, sl_tensor_init init, void *arg) {
     sl_meta meta = { 0 };
     sl_model *model;
     sl_error err;
-    put(&meta, "vocab_size", 101);
+    put(&meta, "vocab_size", (int64_t)n_vocab);
     put(&meta, "hidden_size", 40);
     put(&meta, "intermediate_size", 56);
     put(&meta, "num_hidden_layers", 4);
@@ -63,7 +63,48 @@ sl_model *make_model(made_kind kind, sl_type type, uint64_t seed) {
         put(&meta, "num_key_value_heads", 2);
         put(&meta, "head_dim", 20);
     } else describe_bridge(&meta, kind == MADE_BRIDGE_PLAIN);
-    if (sl_model_make(&meta, type, fill_row, &seed, &model, &err) != SL_OK) fail_msg("%s", err.text);
+    if (sl_model_make(&meta, type, init, arg, &model, &err) != SL_OK) fail_msg("%s", err.text);
     sl_meta_release(&meta);
     return model;
+}
+
+sl_model *make_model_of(made_kind kind, size_t n_vocab, sl_type type, uint64_t seed) {
+    return make(kind, n_vocab, type, fill_row, &seed);
+}
+
+sl_model *make_model(made_kind kind, sl_type type, uint64_t seed) { return make_model_of(kind, 101, type, seed); }
+
+/* Element i of a stored row of n, by the definition of the type (kernels/types.h). */
+static float element(sl_type type, const uint8_t *row, size_t n, size_t i) {
+    const size_t group = i / SL_GROUP, in_half = i % SL_BLOCK;
+    const uint8_t *scales = row + sl_groups(n) * (type == SL_Q8 ? SL_GROUP : SL_GROUP / 2);
+    uint16_t half;
+    float single;
+    int quant;
+    switch (type) {
+    case SL_F32: memcpy(&single, row + 4 * i, 4); return single;
+    case SL_F16: memcpy(&half, row + 2 * i, 2); return sl_f16_to_f32(half);
+    case SL_BF16: memcpy(&half, row + 2 * i, 2); return sl_bf16_to_f32(half);
+    case SL_Q8: quant = (int8_t)row[i]; break;
+    default: quant = (row[group * SL_BLOCK + in_half] >> (i % SL_GROUP < SL_BLOCK ? 0 : 4) & 15) - 8;
+    }
+    memcpy(&half, scales + 2 * (i / SL_BLOCK), 2);
+    return (float)quant * sl_f16_to_f32(half);
+}
+
+static float expand_row(void *arg, const sl_tensor_spec *spec, sl_type type, uint64_t row, void *stored) {
+    const sl_model *model = arg;
+    const sl_tensor *t = sl_weights_get(&model->weights, spec->name, 0);
+    assert_int_equal(type, SL_F32);
+    const uint8_t *from = (const uint8_t *)t->data + row * t->row_bytes;
+    float *values = stored;
+    const size_t n = (size_t)sl_spec_width(spec);
+    for (size_t i = 0; i < n; i++) values[i] = element(t->type, from, n, i);
+    return 0;
+}
+
+sl_model *make_f32_twin(made_kind kind, sl_model *model) {
+    sl_model *twin = make(kind, model->n_vocab, SL_F32, expand_row, model);
+    twin->type = model->type;
+    return twin;
 }

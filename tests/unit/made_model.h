@@ -8,5 +8,9 @@ typedef enum made_kind { MADE_BRIDGE, MADE_BRIDGE_PLAIN, MADE_LLAMA, MADE_KINDS 
 
 /* A model of this kind and type; the same seed gives the same weights. Fails the test on error. */
 sl_model *make_model(made_kind kind, sl_type type, uint64_t seed);
+/* With n_vocab tokens instead of 101. */
+sl_model *make_model_of(made_kind kind, size_t n_vocab, sl_type type, uint64_t seed);
+/* The same weights as f32, rounded as the model's type has rounded them; keys and values as the model keeps them. */
+sl_model *make_f32_twin(made_kind kind, sl_model *model);
 
 #endif

@@ -1,0 +1,159 @@
+"""The commands on a CUDA device, in a build for the test device: what they say is what they say on the CPU, or why not."""
+import json
+import os
+import unittest
+
+from tests.cli.helper import Case, model, scratch, sluice
+from tests.cli.test_logits import IDS, ids, read_npy
+
+CUDA = ["--device", "cuda"]
+GREEDY = ["-q", "-n", "24", "--ignore-eos", "--temp", "0"]
+EXACT = ("f32", "f16", "bf16")  # the CPU rounds activations where weights are quantised
+NAME = b"test device (host CPU)"
+
+
+def on_device(*args, check=0, stdin=b"", **variables):
+    """Whatever is not released makes the exit code 99, and a host that reads the device's memory crashes."""
+    env = {**os.environ, "SLUICE_DEVICE_LEAKS": "1", "SLUICE_DEVICE_PROTECT": "1", **variables}
+    return sluice(*args, check=check, stdin=stdin, env=env)
+
+
+class Text(Case):
+    def test_generate(self):
+        for kind in ("bridge", "llama"):
+            for type in EXACT:
+                with self.subTest(kind=kind, type=type):
+                    command = ["generate", "-m", model(kind, type=type), "-p", "the user on the", *GREEDY]
+                    expected = sluice(*command, "--device", "cpu", check=0).stdout
+                    self.assertGreater(len(expected), 10)
+                    run = on_device(*command, *CUDA, "--activations", "f32")
+                    self.assertEqual((run.stdout, run.stderr), (expected, b""))
+
+    def test_generate_with_the_usual_settings(self):
+        command = ["generate", "-m", model(), "-p", "the user", "-q", "-n", "24", "--ignore-eos"]
+        for flags in ([], ["--top-k", "0"], ["--repeat-last-n", "-1", "--temp", "2"]):
+            expected = sluice(*command, *flags, "--device", "cpu", check=0).stdout
+            self.assertEqual(on_device(*command, *flags, "--device", "cuda:0").stdout, expected, flags)
+
+    def test_quantised_and_rounded(self):
+        for type in ("q8", "q4", "bf16"):
+            command = ["generate", "-m", model(type=type), "-p", "the user", *GREEDY, *CUDA]
+            self.assertEqual(on_device(*command).stdout, on_device(*command, SLUICE_DEVICE_SEED="7").stdout)
+
+    def test_auto_never_takes_the_test_device(self):
+        for type in ("q4", "f32"):
+            command = ["generate", "-m", model(type=type), "-p", "the user", "-q", "-n", "9"]
+            expected = sluice(*command, "--device", "cpu", check=0).stdout
+            count = scratch() / "calls.txt"
+            for flags in ([], ["--device", "auto"]):
+                run = on_device(*command, *flags, SLUICE_DEVICE_FAIL="5", SLUICE_DEVICE_COUNT_CALLS=str(count))
+                self.assertEqual((run.stdout, run.stderr), (expected, b""))
+                self.assertLess(int(count.read_text()) if count.exists() else 0, 5)
+
+    def test_chat(self):
+        script = b"the first\non the other\n/fork a\nuser\n/undo\nthe\n/switch a\non\n"
+        for kind in ("bridge", "llama"):
+            command = ["chat", "-m", model(kind), "-n", "3", "--temp", "0"]
+            expected = sluice(*command, "--device", "cpu", stdin=script, check=0)
+            run = on_device(*command, *CUDA, stdin=script)
+            self.assertEqual((run.stdout, run.stderr), (expected.stdout, expected.stderr))
+
+    def test_chat_goes_on_elsewhere(self):
+        for kind in ("bridge", "llama"):
+            command = ["chat", "-m", model(kind), "-n", "6", "--temp", "0"]
+            whole = sluice(*command, "--device", "cpu", stdin=b"the first\non the other\n", check=0).stdout
+            for here, there in (("cuda", "cpu"), ("cpu", "cuda")):
+                path = scratch() / f"{kind}-{here}.state"
+                first = on_device(*command, "--device", here, stdin=b"the first\n/save %s\n" % os.fsencode(path)).stdout
+                rest = on_device(*command, "--device", there, stdin=b"/load %s\non the other\n" % os.fsencode(path)).stdout
+                self.assertEqual(first + rest, whole, (kind, here))
+
+    def test_perplexity(self):
+        path = scratch() / "text.bin"
+        path.write_bytes(bytes(range(3, 120)))
+        for kind in ("bridge", "llama"):
+            command = ["perplexity", "-m", model(kind), "-f", path]
+            cpu, cuda = sluice(*command, "--device", "cpu", check=0).stdout, on_device(*command, *CUDA).stdout
+            one, other = (float(out.splitlines()[-1].split()[1]) for out in (cpu, cuda))
+            self.assertAlmostEqual(one / other, 1, places=4)
+
+    def test_logits(self):
+        for type, flags, places in (("f32", [], 4), ("bf16", ["--activations", "bf16"], None), ("q8", [], None)):
+            path = scratch() / "device.npy"
+            command = ["logits", "-m", model(type=type, text=False), "--tokens", ids(IDS), "-o", path]
+            sluice(*command, "--device", "cpu", check=0)
+            expected = read_npy(path)
+            on_device(*command, *CUDA, *flags)
+            got = read_npy(path)
+            worst = max(abs(a - b) for x, y in zip(got, expected) for a, b in zip(x, y))
+            spread = max(map(max, expected)) - min(map(min, expected))
+            self.assertLess(worst / spread, 1e-5 if type == "f32" else 0.1, type)
+            self.assertEqual(len(got), len(IDS))
+
+
+class Batch(Case):
+    LINES = b"".join(b'{"prompt": %s, "max_tokens": %d, "temperature": %s, "seed": %d}\n'
+                     % (json.dumps("the on " * (i % 4 + 1)).encode(), 3 + i, [b"0", b"0.9"][i % 2], i) for i in range(9))
+
+    def batch(self, *flags, run=on_device, kind="bridge"):
+        source, out = scratch() / "in.jsonl", scratch() / "out.jsonl"
+        source.write_bytes(self.LINES)
+        out.unlink(missing_ok=True)
+        run("batch", "-m", model(kind), "-i", source, "-o", out, *flags, check=0)
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+        return [(row["finish_reason"], row["text"]) for row in sorted(rows, key=lambda row: row["index"])]
+
+    def test_batch(self):
+        for kind in ("bridge", "llama"):
+            expected = self.batch("--device", "cpu", run=sluice, kind=kind)
+            self.assertEqual(len(expected), 9)
+            for parallel in ("1", "4", "20"):
+                self.assertEqual(self.batch(*CUDA, "--parallel", parallel, kind=kind), expected, (kind, parallel))
+
+
+class Errors(Case):
+    def generate(self, *flags, check=None, **variables):
+        return on_device("generate", "-m", model(), "-p", "the", *GREEDY, *flags, check=check, **variables)
+
+    def test_names(self):
+        self.assert_error(self.generate("--device", "cuda:7"), 1, '"cuda:7"', "cuda:0")
+        self.assert_error(self.generate("--device", "gpu"), 2, "gpu", "cuda:N")
+        self.assert_error(self.generate(*CUDA, "--activations", "f16"), 2, "f16", "bf16")
+        for command in (["logits", "--tokens", "1"], ["perplexity", "-f", "/dev/null"], ["chat"]):
+            run = on_device(command[0], "-m", model(), *command[1:], "--device", "cuda:7", check=None)
+            self.assert_error(run, 1, '"cuda:7"')
+
+    def test_absent(self):
+        for name in ("cuda", "cuda:0"):
+            self.assert_error(self.generate("--device", name, SLUICE_DEVICE_ABSENT="1"), 1, "no CUDA device")
+        run = self.generate("--device", "auto", check=0, SLUICE_DEVICE_ABSENT="1")
+        self.assertEqual(run.stdout, self.generate("--device", "cpu").stdout)
+
+    def test_info(self):
+        self.assertIn(NAME, sluice("info", "-m", model(), check=0).stdout)
+        run = on_device("info", "-m", model(), SLUICE_DEVICE_ABSENT="1")
+        self.assertNotIn(NAME, run.stdout)
+        self.assertIn(b"no CUDA device", run.stdout)
+
+    def test_too_little_memory(self):
+        self.assert_error(self.generate(*CUDA, SLUICE_DEVICE_MEMORY="1000000"), 1, "cuda:0: out of memory", "needs",
+                          "0.00 GB are free", "no type of it would fit")
+
+    def test_failures(self):
+        """Every so many of its calls: the text so far, one line, and nothing kept."""
+        count = scratch() / "count.txt"
+        whole = self.generate(*CUDA, check=0, SLUICE_DEVICE_COUNT_CALLS=str(count)).stdout
+        n_call = int(count.read_text())
+        self.assertGreater(n_call, 100)
+        for n in {*range(1, n_call, n_call // 12), n_call}:
+            run = self.generate(*CUDA, SLUICE_DEVICE_FAIL=str(n))
+            if run.returncode == 0:  # cuBLAS is not needed
+                self.assertEqual(run.stdout, whole)
+                continue
+            self.assertEqual(run.returncode, 1, (n, run.stderr))
+            self.assert_error_line(run.stderr, "cuda")
+            self.assertTrue(whole.startswith(run.stdout.rstrip(b"\n")), (n, run.stdout))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,353 @@
+/* A device that fails: every call of the runtime in turn, and memory that is too small for the model, for a sequence or for
+ * logits. What failed says so in one line, whatever was computed before stands, and nothing stays behind. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "made_model.h"
+#include "run/session.h"
+#include "test_device.h"
+
+enum { N_VOCAB = 101, N_TOKEN = 330, GREATEST = 2 << 20 };
+static const size_t AMPLE = (size_t)2 << 30;
+
+static int32_t tokens[N_TOKEN];
+
+static int make_tokens(void **state) {
+    uint32_t seed = 1;
+    (void)state;
+    for (size_t i = 0; i < N_TOKEN; i++) tokens[i] = (int32_t)((seed = seed * 1664525u + 1013904223u) >> 8) % N_VOCAB;
+    return 0;
+}
+
+static sl_status open_session(const sl_model *model, const char *device, size_t n_slot, size_t n_batch, sl_session **s,
+                              sl_error *err) {
+    sl_session_params p = sl_session_params_default();
+    p.device = device;
+    p.n_slot = n_slot;
+    p.n_batch = n_batch;
+    p.n_thread = 1;
+    p.activations = SL_ACTIVATIONS_F32;
+    return sl_session_create(model, &p, s, err);
+}
+
+static sl_session *opened(const sl_model *model, const char *device, size_t n_slot, size_t n_batch) {
+    sl_session *s;
+    sl_error err;
+    if (open_session(model, device, n_slot, n_batch, &s, &err) != SL_OK) fail_msg("%s", err.text);
+    return s;
+}
+
+static sl_status eval(sl_session *s, size_t slot, size_t from, size_t n, sl_logits_rows rows, sl_error *err) {
+    const sl_run run = { slot, tokens + from, n, rows };
+    return sl_session_eval(s, &run, 1, err);
+}
+
+static int32_t likeliest(const float *logits) {
+    int32_t best = 0;
+    for (int32_t i = 1; i < N_VOCAB; i++)
+        if (logits[i] > logits[best]) best = i;
+    return best;
+}
+
+/* ---- every call --------------------------------------------------------------------------------- */
+
+/* What a run says before it ends: all of the text, or the beginning of it. */
+typedef struct outcome {
+    int32_t text[16];
+    size_t n;
+    uint64_t position;
+    sl_status status;
+    sl_error err;
+} outcome;
+
+static void say(outcome *o, const sl_session *s, size_t slot) { o->text[o->n++] = likeliest(sl_slot_logits(s, slot)); }
+
+/* Launched, captured, replayed; then tokens are drawn, also beside another sequence. */
+static sl_status decode(sl_session *s, outcome *o) {
+    for (size_t step = 0; step < 4; step++) {
+        SL_TRY(eval(s, 0, 20 + step, 1, SL_LOGITS_LAST, &o->err));
+        say(o, s, 0);
+    }
+    sl_sampler_params p = sl_sampler_params_default();
+    sl_sampler *sampler;
+    SL_TRY(sl_sampler_create(&p, N_VOCAB, &sampler, &o->err));
+    sl_sampler *samplers[] = { sampler, NULL };
+    const sl_run runs[] = { { 0, tokens + 24, 1, SL_LOGITS_NONE }, { 1, tokens + 7, 1, SL_LOGITS_LAST } };
+    int32_t drawn[2];
+    sl_status status = sl_session_eval_draw(s, runs, 2, samplers, drawn, &o->err);
+    sl_sampler_destroy(sampler);
+    if (status != SL_OK) return status;
+    o->text[o->n++] = drawn[0];
+    say(o, s, 1);
+    return SL_OK;
+}
+
+static sl_status move_state(sl_session *s, outcome *o) {
+    static uint8_t data[GREATEST];
+    uint64_t n = sl_state_bytes(s, 0);
+    assert_true(n <= GREATEST);
+    SL_TRY(sl_state_save(s, 0, data, n, &o->err));
+    SL_TRY(sl_state_load(s, 1, data, n, &o->err));
+    SL_TRY(eval(s, 1, 40, 1, SL_LOGITS_LAST, &o->err));
+    say(o, s, 1);
+    SL_TRY(sl_slot_mark(s, 1, &o->err));
+    SL_TRY(eval(s, 1, 41, 1, SL_LOGITS_LAST, &o->err));
+    SL_TRY(sl_slot_rewind(s, 1, 26, &o->err));
+    SL_TRY(sl_slot_fork(s, 1, 0, &o->err));
+    SL_TRY(eval(s, 0, 43, 1, SL_LOGITS_LAST, &o->err));
+    say(o, s, 0);
+    return SL_OK;
+}
+
+/* Counters, a slot that begins again, a KV store that grows, and more rows of logits than before. */
+static sl_status grow(sl_session *s, outcome *o) {
+    assert_true(sl_session_counters(s)->passes > 0);
+    sl_slot_reset(s, 1);
+    SL_TRY(eval(s, 1, 0, 1, SL_LOGITS_LAST, &o->err));
+    say(o, s, 1);
+    if (s->model->graph.n_kv) SL_TRY(eval(s, 1, 44, 250, SL_LOGITS_NONE, &o->err));
+    SL_TRY(eval(s, 1, 300, 6, SL_LOGITS_ALL, &o->err));
+    say(o, s, 1);
+    return SL_OK;
+}
+
+static sl_status all_parts(sl_session *s, outcome *o) {
+    SL_TRY(eval(s, 0, 0, 20, SL_LOGITS_LAST, &o->err));
+    say(o, s, 0);
+    SL_TRY(sl_slot_fork(s, 0, 1, &o->err));
+    SL_TRY(decode(s, o));
+    SL_TRY(move_state(s, o));
+    return grow(s, o);
+}
+
+static void one_line(const sl_error *err) {
+    assert_true(err->text[0] != 0 && strlen(err->text) < 300);
+    assert_null(strpbrk(err->text, "\n\r\t"));
+    if (!strstr(err->text, "cuda")) fail_msg("no device in: %s", err->text);
+}
+
+/* A device that has failed says the same to every further call. After memory that could not be had, it goes on. */
+static void fails_again(sl_session *s, const outcome *o) {
+    static uint8_t data[GREATEST];
+    sl_error err;
+    sl_status status = eval(s, 0, 0, 1, SL_LOGITS_LAST, &err);
+    if (o->status == SL_E_MEMORY && status == SL_OK) return;
+    assert_int_equal(status, o->status);
+    assert_string_equal(err.text, o->err.text);
+    assert_int_equal(sl_state_save(s, 1, data, sl_state_bytes(s, 1), &err), o->status);
+    assert_string_equal(err.text, o->err.text);
+    assert_int_equal(sl_slot_fork(s, 0, 1, &err), o->status);
+    assert_string_equal(err.text, o->err.text);
+}
+
+/* One life of a session, in which the n-th call fails (0: none). */
+static void live(const sl_model *model, unsigned long n, outcome *o) {
+    sl_session *s;
+    memset(o, 0, sizeof *o);
+    sl_device_fail_at(n);
+    o->status = open_session(model, "cuda", 2, 256, &s, &o->err);
+    if (o->status == SL_OK) {
+        o->status = all_parts(s, o);
+        if (o->status != SL_OK) fails_again(s, o);
+    } else assert_null(s);
+    sl_session_destroy(s);
+    sl_device_fail_at(0);
+    if (sl_device_leaks()) fail_msg("call %lu: %zu things not released after: %s", n, sl_device_leaks(), o->err.text);
+}
+
+static void every_call(made_kind kind, sl_type type) {
+    sl_model *model = make_model(kind, type, 5);
+    outcome whole, o;
+    live(model, 0, &whole); /* a kernel's first launch may ask for more */
+    unsigned long start = sl_device_calls(), n_memory = 0, n_device = 0, n_borne = 0;
+    live(model, 0, &whole);
+    assert_int_equal(whole.status, SL_OK);
+    const unsigned long n_call = sl_device_calls() - start;
+    for (unsigned long n = 1; n <= n_call; n++) {
+        live(model, n, &o);
+        assert_memory_equal(o.text, whole.text, o.n * sizeof *o.text);
+        if (o.status == SL_OK) {
+            if (!strstr(sl_device_fault(), "cublasCreate")) fail_msg("call %lu passed over: %s", n, sl_device_fault());
+            assert_int_equal(o.n, whole.n); /* without cuBLAS by its own kernels */
+            n_borne++;
+            continue;
+        }
+        assert_true(o.status == SL_E_MEMORY || o.status == SL_E_DEVICE);
+        assert_int_equal(o.err.code, o.status);
+        one_line(&o.err);
+        n_memory += o.status == SL_E_MEMORY;
+        n_device += o.status == SL_E_DEVICE;
+    }
+    print_message("%lu calls: %lu end in SL_E_DEVICE, %lu in SL_E_MEMORY, %lu are borne\n", n_call, n_device, n_memory,
+                  n_borne);
+    assert_int_equal(n_borne, 1);
+    assert_true(n_memory >= 3 && n_device > n_memory);
+    live(model, n_call + 1, &o);
+    assert_memory_equal(o.text, whole.text, sizeof o.text);
+    sl_model_close(model);
+}
+
+static void test_every_call_of_bridge(void **state) { (void)state; every_call(MADE_BRIDGE, SL_Q8); }
+static void test_every_call_of_a_transformer(void **state) { (void)state; every_call(MADE_LLAMA, SL_F32); }
+
+/* ---- memory ------------------------------------------------------------------------------------- */
+
+static void contains(const char *text, const char *part) {
+    if (!strstr(text, part)) fail_msg("\"%s\" is not in: %s", part, text);
+}
+
+/* The smallest memory in which the model opens, to a step of 256 bytes; below it, the line says what is needed. */
+static size_t least_memory(const sl_model *model) {
+    size_t low = 0, high = AMPLE / 256;
+    sl_error err;
+    while (low + 1 < high) {
+        sl_session *s;
+        size_t middle = (low + high) / 2;
+        sl_device_memory(middle * 256);
+        sl_status status = open_session(model, "cuda", 4, 16, &s, &err);
+        sl_session_destroy(s);
+        if (status == SL_OK) high = middle;
+        else {
+            assert_int_equal(status, SL_E_MEMORY);
+            contains(err.text, "cuda:0: out of memory: the model needs ");
+            contains(err.text, "GB are free");
+            low = middle;
+        }
+        assert_int_equal(sl_device_leaks(), 0);
+    }
+    sl_device_memory(AMPLE);
+    return high * 256;
+}
+
+static void does_not_fit(const sl_model *model, size_t n_bytes, const char *hint) {
+    sl_session *s;
+    sl_error err;
+    sl_device_memory(n_bytes);
+    assert_int_equal(open_session(model, "cuda", 4, 16, &s, &err), SL_E_MEMORY);
+    sl_device_memory(AMPLE);
+    one_line(&err);
+    contains(err.text, hint);
+}
+
+static void test_model_that_does_not_fit(void **state) {
+    (void)state;
+    sl_model *f32 = make_model(MADE_BRIDGE, SL_F32, 5), *q8 = make_model(MADE_BRIDGE, SL_Q8, 5);
+    size_t needs = least_memory(f32), needs_q8 = least_memory(q8);
+    assert_true(needs_q8 < needs);
+    does_not_fit(f32, needs - 256, "; as bf16 it would need 0.0");
+    does_not_fit(f32, needs_q8 + 4096, "; as q8 it would need 0.0");
+    does_not_fit(q8, needs_q8 - 256, "; as q4 it would need 0.0");
+    does_not_fit(q8, 1 << 20, "; no type of it would fit");
+    does_not_fit(f32, 0, "0.00 GB are free");
+    sl_session *s = opened(f32, "cuda", 4, 16); /* and none of it leaves anything behind */
+    sl_error err;
+    assert_int_equal(eval(s, 0, 0, 5, SL_LOGITS_LAST, &err), SL_OK);
+    sl_session_destroy(s);
+    sl_model_close(f32);
+    sl_model_close(q8);
+}
+
+/* From here on nothing more can be had. */
+static void use_up_memory(void) {
+    sl_device_info found[2];
+    sl_devices(found, 2);
+    sl_device_memory((size_t)(found[1].memory_bytes - found[1].free_bytes));
+}
+
+static void near_logits(const sl_session *got, const sl_session *expected, size_t slot) {
+    const float *x = sl_slot_logits(got, slot), *y = sl_slot_logits(expected, slot);
+    assert_non_null(x);
+    for (size_t i = 0; i < N_VOCAB; i++) assert_true(fabsf(x[i] - y[i]) < 1e-3f);
+}
+
+static void both(sl_session *a, sl_session *b, size_t slot, size_t from, size_t n) {
+    sl_error err;
+    assert_int_equal(eval(a, slot, from, n, SL_LOGITS_LAST, &err), SL_OK);
+    assert_int_equal(eval(b, slot, from, n, SL_LOGITS_LAST, &err), SL_OK);
+    near_logits(a, b, slot);
+}
+
+static void test_store_that_cannot_grow(void **state) {
+    (void)state;
+    sl_error err;
+    sl_model *model = make_model(MADE_LLAMA, SL_F32, 5);
+    sl_session *s = opened(model, "cuda", 3, 512), *cpu = opened(model, "cpu", 3, 512);
+    both(s, cpu, 0, 0, 255);
+    both(s, cpu, 1, 0, 9);
+    for (size_t t = 9; t < 12; t++) both(s, cpu, 1, t, 1); /* captured */
+    use_up_memory();
+    both(s, cpu, 0, 255, 1);
+    const sl_run runs[] = { { 1, tokens + 12, 1, SL_LOGITS_LAST }, { 0, tokens + 256, 1, SL_LOGITS_LAST } };
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(sl_session_eval(s, runs, 2, &err), SL_E_MEMORY);
+        one_line(&err);
+        contains(err.text, "KV store of 512 positions");
+    }
+    assert_int_equal(sl_slot_fork(s, 0, 2, &err), SL_E_MEMORY); /* a new store */
+    contains(err.text, "KV store of 256 positions");
+    assert_int_equal(sl_slot_position(s, 0), 256);
+    assert_int_equal(sl_slot_position(s, 1), 12);
+    assert_int_equal(sl_slot_position(s, 2), 0);
+    near_logits(s, cpu, 0);
+    both(s, cpu, 1, 12, 1);
+    both(s, cpu, 1, 13, 60);
+    sl_device_memory(AMPLE);
+    both(s, cpu, 0, 256, 1);
+    both(s, cpu, 0, 257, 40);
+    sl_session_destroy(s);
+    sl_session_destroy(cpu);
+    sl_model_close(model);
+    assert_int_equal(sl_device_leaks(), 0);
+}
+
+/* The tokens of a pass that could not begin have not been seen; those of passes before it have. */
+static void test_logits_that_cannot_be_had(void **state) {
+    (void)state;
+    sl_error err;
+    for (int kind = 0; kind < MADE_KINDS; kind++) {
+        sl_model *model = make_model((made_kind)kind, SL_F32, 5);
+        sl_session *s = opened(model, "cuda", 2, 32), *cpu = opened(model, "cpu", 2, 32);
+        both(s, cpu, 0, 0, 20);
+        both(s, cpu, 1, 0, 20);
+        for (size_t t = 20; t < 23; t++) both(s, cpu, 1, t, 1);
+        use_up_memory();
+        assert_int_equal(eval(s, 0, 20, 12, SL_LOGITS_ALL, &err), SL_E_MEMORY);
+        one_line(&err);
+        contains(err.text, "logits of 12 tokens");
+        assert_int_equal(sl_slot_position(s, 0), 20);
+        assert_null(sl_run_logits(s, 0, 0));
+        near_logits(s, cpu, 0); /* those of token 20 */
+        const sl_run runs[] = { { 1, tokens + 23, 32, SL_LOGITS_NONE }, { 0, tokens + 20, 12, SL_LOGITS_ALL } };
+        assert_int_equal(sl_session_eval(s, runs, 2, &err), SL_E_MEMORY);
+        assert_int_equal(sl_slot_position(s, 0), 20);
+        assert_int_equal(sl_slot_position(s, 1), 55);
+        assert_null(sl_slot_logits(s, 1));
+        assert_int_equal(eval(cpu, 1, 23, 32, SL_LOGITS_NONE, &err), SL_OK);
+        both(s, cpu, 0, 20, 1);
+        both(s, cpu, 1, 60, 1);
+        sl_device_memory(AMPLE);
+        assert_int_equal(eval(s, 0, 21, 12, SL_LOGITS_ALL, &err), SL_OK);
+        assert_int_equal(eval(cpu, 0, 21, 12, SL_LOGITS_ALL, &err), SL_OK);
+        near_logits(s, cpu, 0);
+        both(s, cpu, 1, 61, 1); /* whose captured pass had the old place */
+        sl_session_destroy(s);
+        sl_session_destroy(cpu);
+        sl_model_close(model);
+    }
+    assert_int_equal(sl_device_leaks(), 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_model_that_does_not_fit), cmocka_unit_test(test_store_that_cannot_grow),
+        cmocka_unit_test(test_logits_that_cannot_be_had), cmocka_unit_test(test_every_call_of_bridge),
+        cmocka_unit_test(test_every_call_of_a_transformer),
+    };
+    return cmocka_run_group_tests(tests, make_tokens, NULL);
+}

@@ -1,0 +1,593 @@
+/* Sessions on a CUDA device against the CPU's: ragged batches, replayed passes, states that move between devices, KV stores
+ * that grow, drawn tokens, and rounding that does not build up. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "made_model.h"
+#include "run/sampler.h"
+#include "run/session.h"
+#include "test_device.h"
+
+enum { N_VOCAB = 101 };
+
+/* Of the range of the logits, with f32 activations; where keys and values are rounded to f16, a sum's last bit may decide
+ * which way. */
+static double limit;
+static char model_name[32]; /* of messages */
+
+static void must(sl_status status, const sl_error *err) {
+    if (status != SL_OK) fail_msg("%s", err->text);
+}
+
+static void sequence(int32_t *tokens, size_t n, uint32_t seed) {
+    for (size_t i = 0; i < n; i++) tokens[i] = (int32_t)((seed = seed * 1664525u + 1013904223u) >> 8) % N_VOCAB;
+}
+
+/* ---- sessions ----------------------------------------------------------------------------------- */
+
+static sl_session *session_with(const sl_model *model, const char *device, size_t n_slot, size_t n_batch, float tau,
+                                sl_activations activations) {
+    sl_session_params p = sl_session_params_default();
+    sl_session *s;
+    sl_error err;
+    p.device = device;
+    p.n_slot = n_slot;
+    p.n_batch = n_batch;
+    p.n_thread = 1;
+    p.route_threshold = tau;
+    p.activations = activations;
+    must(sl_session_create(model, &p, &s, &err), &err);
+    return s;
+}
+
+static sl_session *on_cuda(const sl_model *model, size_t n_slot, size_t n_batch) {
+    return session_with(model, "cuda", n_slot, n_batch, NAN, SL_ACTIVATIONS_F32);
+}
+static sl_session *on_cpu(const sl_model *twin, size_t n_slot) {
+    return session_with(twin, "cpu", n_slot, 512, NAN, SL_ACTIVATIONS_F32);
+}
+
+static void eval(sl_session *s, size_t slot, const int32_t *tokens, size_t n) {
+    sl_error err;
+    const sl_run run = { slot, tokens, n, SL_LOGITS_LAST };
+    must(sl_session_eval(s, &run, 1, &err), &err);
+}
+
+static void near_to(const float *got, const float *expected, const char *what) {
+    float low = expected[0], high = expected[0], worst = 0;
+    for (size_t i = 0; i < N_VOCAB; i++) {
+        low = fminf(low, expected[i]);
+        high = fmaxf(high, expected[i]);
+        float error = fabsf(got[i] - expected[i]);
+        worst = isnan(error) ? INFINITY : fmaxf(worst, error);
+    }
+    if (!((double)worst <= limit * (double)(high - low)))
+        fail_msg("%s, %s: logits differ by %g of their range", model_name, what, (double)(worst / (high - low)));
+}
+
+static void near_logits(const sl_session *got, const sl_session *expected, size_t slot, const char *what) {
+    assert_non_null(sl_slot_logits(got, slot));
+    near_to(sl_slot_logits(got, slot), sl_slot_logits(expected, slot), what);
+}
+
+static void same_logits(const sl_session *a, size_t slot_a, const sl_session *b, size_t slot_b) {
+    assert_non_null(sl_slot_logits(a, slot_a));
+    assert_non_null(sl_slot_logits(b, slot_b));
+    assert_memory_equal(sl_slot_logits(a, slot_a), sl_slot_logits(b, slot_b), N_VOCAB * sizeof(float));
+}
+
+/* A body is called for every kind and type, with the f32 model of the same weights for the CPU (which would round the
+ * activations of quantised products). */
+typedef void (*body_fn)(const sl_model *model, const sl_model *twin);
+static void with_model(made_kind kind, sl_type type, body_fn body) {
+    static const char *const kinds[] = { "bridge", "bridge without routing", "llama" };
+    sl_model *model = make_model(kind, type, 7 + (uint64_t)type), *twin = make_f32_twin(kind, model);
+    snprintf(model_name, sizeof model_name, "%s %s", kinds[kind], sl_type_name(type));
+    limit = kind == MADE_LLAMA && type != SL_F32 ? 2e-4 : 1e-5;
+    model->fingerprint = twin->fingerprint = 1; /* made models have none of their own */
+    const size_t n_before = sl_device_leaks();
+    body(model, twin);
+    sl_model_close(model);
+    sl_model_close(twin);
+    assert_int_equal(sl_device_leaks(), n_before);
+}
+static void every_model(body_fn body) {
+    for (int kind = 0; kind < MADE_KINDS; kind++)
+        for (int type = 0; type < SL_N_TYPE; type++) with_model((made_kind)kind, (sl_type)type, body);
+}
+
+/* ---- batches ------------------------------------------------------------------------------------ */
+
+enum { MAX_SLOT = 20, LONG = 200 };
+
+/* Rounds of runs over all slots: pieces of different lengths, single tokens and slots that rest. */
+static void ragged_rounds(sl_session *cuda, sl_session *cpu, size_t n_slot, size_t n_round) {
+    int32_t tokens[LONG];
+    uint32_t seed = 3;
+    sl_error err;
+    sequence(tokens, LONG, 1);
+    for (size_t round = 0; round < n_round; round++) {
+        sl_run runs[MAX_SLOT];
+        size_t n = 0;
+        for (size_t slot = 0; slot < n_slot; slot++) {
+            uint32_t dice = (seed = seed * 1664525u + 1013904223u) >> 16;
+            if (dice % 5 == 0) continue;
+            size_t n_token = dice % 5 < 3 ? 1 : 1 + dice / 5 % 23;
+            runs[n++] = (sl_run){ slot, tokens + dice % (LONG - 23), n_token, SL_LOGITS_LAST };
+            if (dice % 7 == 0) runs[n - 1].logits = SL_LOGITS_NONE;
+            if (dice % 7 == 1 && n_token < 6) runs[n - 1].logits = SL_LOGITS_ALL;
+        }
+        must(sl_session_eval(cuda, runs, n, &err), &err);
+        must(sl_session_eval(cpu, runs, n, &err), &err);
+        for (size_t i = 0; i < n; i++) {
+            if (runs[i].logits != SL_LOGITS_NONE) near_logits(cuda, cpu, runs[i].slot, "ragged");
+            for (size_t t = 0; runs[i].logits == SL_LOGITS_ALL && t < runs[i].n_token; t++)
+                near_to(sl_run_logits(cuda, i, t), sl_run_logits(cpu, i, t), "ragged, all rows");
+        }
+    }
+}
+
+static void ragged(const sl_model *model, const sl_model *twin) {
+    static const struct { size_t n_slot, n_batch, n_round; float tau; } ways[] = {
+        { 5, 17, 4, NAN }, { MAX_SLOT, 64, 2, NAN }, { 3, 1, 1, NAN }, { 6, 512, 2, 0.0f }, { 6, 33, 2, 1.0f },
+    };
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        if (!isnan(ways[i].tau) && !model->graph.n_domain) continue;
+        sl_session *cuda = session_with(model, "cuda", ways[i].n_slot, ways[i].n_batch, ways[i].tau, SL_ACTIVATIONS_F32);
+        sl_session *cpu = session_with(twin, "cpu", ways[i].n_slot, 512, ways[i].tau, SL_ACTIVATIONS_F32);
+        ragged_rounds(cuda, cpu, ways[i].n_slot, ways[i].n_round);
+        sl_session_destroy(cuda);
+        sl_session_destroy(cpu);
+    }
+}
+static void test_ragged_batches(void **state) { (void)state; every_model(ragged); }
+
+/* What was counted of the deep rows is what the CPU counted: none, all, or some. */
+static void test_deep_rows_are_counted(void **state) {
+    (void)state;
+    sl_model *model = make_model(MADE_BRIDGE, SL_F32, 7);
+    const float taus[] = { 1.0f, 0.0f, NAN };
+    int32_t tokens[40];
+    sequence(tokens, 40, 2);
+    for (size_t i = 0; i < 3; i++) {
+        sl_session *cuda = session_with(model, "cuda", 1, 32, taus[i], SL_ACTIVATIONS_F32);
+        sl_session *cpu = session_with(model, "cpu", 1, 32, taus[i], SL_ACTIVATIONS_F32);
+        eval(cuda, 0, tokens, 39);
+        eval(cuda, 0, tokens + 39, 1);
+        eval(cpu, 0, tokens, 39);
+        eval(cpu, 0, tokens + 39, 1);
+        assert_int_equal(sl_session_counters(cuda)->deep_tokens, sl_session_counters(cpu)->deep_tokens);
+        assert_int_equal(sl_session_counters(cuda)->routed_tokens, sl_session_counters(cpu)->routed_tokens);
+        if (i < 2) assert_int_equal(sl_session_counters(cuda)->deep_tokens, i ? 80 : 0);
+        if (i < 2) assert_int_equal(sl_session_counters(cuda)->weight_bytes, sl_session_counters(cpu)->weight_bytes);
+        sl_session_destroy(cuda);
+        sl_session_destroy(cpu);
+    }
+    sl_model_close(model);
+}
+
+/* Sixteen sequences decoded together and alone: the same bits. */
+static void cobatched(const sl_model *model, const sl_model *twin) {
+    enum { N = 16, STEPS = 5 };
+    int32_t tokens[LONG];
+    sl_error err;
+    (void)twin;
+    sequence(tokens, LONG, 4);
+    sl_session *all = on_cuda(model, N, 64), *alone = on_cuda(model, 1, 64);
+    for (size_t i = 0; i < N; i++) eval(all, i, tokens + i, 2 + i * 2);
+    float *kept = malloc(N * STEPS * N_VOCAB * sizeof *kept);
+    for (size_t step = 0; step < STEPS; step++) {
+        sl_run runs[N];
+        for (size_t i = 0; i < N; i++) runs[i] = (sl_run){ i, tokens + 70 + i + step, 1, SL_LOGITS_LAST };
+        must(sl_session_eval(all, runs, N, &err), &err);
+        for (size_t i = 0; i < N; i++)
+            memcpy(kept + (i * STEPS + step) * N_VOCAB, sl_slot_logits(all, i), N_VOCAB * sizeof *kept);
+    }
+    for (size_t i = 0; i < N; i += 5) {
+        sl_slot_reset(alone, 0);
+        eval(alone, 0, tokens + i, 2 + i * 2);
+        for (size_t step = 0; step < STEPS; step++) {
+            eval(alone, 0, tokens + 70 + i + step, 1);
+            assert_memory_equal(sl_slot_logits(alone, 0), kept + (i * STEPS + step) * N_VOCAB, N_VOCAB * sizeof *kept);
+        }
+    }
+    free(kept);
+    sl_session_destroy(all);
+    sl_session_destroy(alone);
+}
+static void test_cobatched_equals_solo(void **state) { (void)state; every_model(cobatched); }
+
+/* The first pass of a shape is launched, the second captured, the third replayed. */
+static void replayed(const sl_model *model, const sl_model *twin) {
+    int32_t tokens[16];
+    float first[3][N_VOCAB];
+    (void)twin;
+    sequence(tokens, 16, 6);
+    sl_session *s = on_cuda(model, 2, 16);
+    for (size_t pass = 0; pass < 3; pass++) {
+        sl_slot_reset(s, pass % 2);
+        for (size_t t = 0; t < 3; t++) {
+            sl_error err;
+            const sl_run run = { pass % 2, tokens + t, 1, SL_LOGITS_LAST };
+            must(sl_session_eval(s, &run, 1, &err), &err);
+            if (!pass) memcpy(first[t], sl_slot_logits(s, 0), sizeof first[t]);
+            else assert_memory_equal(first[t], sl_slot_logits(s, pass % 2), sizeof first[t]);
+        }
+    }
+    sl_session_destroy(s);
+}
+static void test_replay_equals_launches(void **state) { (void)state; every_model(replayed); }
+
+/* ---- states ------------------------------------------------------------------------------------- */
+
+static uint8_t *save(const sl_session *s, size_t slot, uint64_t *n) {
+    sl_error err;
+    *n = sl_state_bytes(s, slot);
+    uint8_t *data = malloc((size_t)*n);
+    must(sl_state_save(s, slot, data, *n, &err), &err);
+    return data;
+}
+
+/* From one session into the other and back out: the same bytes; then both go on alike. */
+static void move_state(sl_session *from, sl_session *to, const sl_session *cpu, const int32_t *tokens) {
+    uint64_t n, n_again;
+    sl_error err;
+    eval(from, 0, tokens, 37);
+    eval(from, 0, tokens + 37, 1);
+    uint8_t *data = save(from, 0, &n);
+    must(sl_state_load(to, 1, data, n, &err), &err);
+    same_logits(from, 0, to, 1);
+    uint8_t *again = save(to, 1, &n_again);
+    assert_int_equal(n, n_again);
+    assert_memory_equal(data, again, n);
+    for (size_t t = 38; t < 43; t++) {
+        eval(from, 0, tokens + t, 1);
+        eval(to, 1, tokens + t, 1);
+        near_to(sl_slot_logits(cpu == to ? from : to, cpu == to ? 0 : 1), sl_slot_logits(cpu, cpu == to ? 1 : 0), "moved");
+    }
+    free(data);
+    free(again);
+}
+
+static void states(const sl_model *model, const sl_model *twin) {
+    int32_t tokens[64];
+    sequence(tokens, 64, 8);
+    for (int to_cpu = 0; to_cpu < 2; to_cpu++) {
+        sl_session *cuda = on_cuda(model, 2, 64), *cpu = on_cpu(twin, 2);
+        if (to_cpu) move_state(cuda, cpu, cpu, tokens);
+        else move_state(cpu, cuda, cpu, tokens);
+        sl_session_destroy(cuda);
+        sl_session_destroy(cpu);
+    }
+}
+static void test_states_move_between_devices(void **state) { (void)state; every_model(states); }
+
+static void slots(const sl_model *model, const sl_model *twin) {
+    int32_t tokens[64];
+    sl_error err;
+    sequence(tokens, 64, 9);
+    sl_session *cuda = on_cuda(model, 3, 64), *cpu = on_cpu(twin, 1);
+    eval(cuda, 0, tokens, 30);
+    must(sl_slot_mark(cuda, 0, &err), &err);
+    must(sl_slot_fork(cuda, 0, 2, &err), &err);
+    same_logits(cuda, 0, cuda, 2);
+    eval(cuda, 0, tokens + 30, 1); /* the fork is not touched by its source, nor the other way round */
+    eval(cuda, 2, tokens + 40, 1);
+    eval(cuda, 0, tokens + 31, 1);
+    eval(cpu, 0, tokens, 32);
+    near_to(sl_slot_logits(cuda, 0), sl_slot_logits(cpu, 0), "the source of a fork");
+    float kept[N_VOCAB];
+    memcpy(kept, sl_slot_logits(cuda, 0), sizeof kept);
+    must(sl_slot_rewind(cuda, 0, 30, &err), &err);
+    eval(cuda, 0, tokens + 30, 1);
+    eval(cuda, 0, tokens + 31, 1);
+    assert_memory_equal(kept, sl_slot_logits(cuda, 0), sizeof kept);
+    must(sl_slot_rewind(cuda, 2, 7, &err), &err); /* marks are not copied: from the start */
+    sl_slot_reset(cpu, 0);
+    eval(cpu, 0, tokens, 7);
+    near_to(sl_slot_logits(cuda, 2), sl_slot_logits(cpu, 0), "rewound without a mark");
+    sl_slot_reset(cuda, 0);
+    assert_null(sl_slot_logits(cuda, 0));
+    eval(cuda, 0, tokens, 7);
+    near_to(sl_slot_logits(cuda, 0), sl_slot_logits(cpu, 0), "after a reset");
+    sl_session_destroy(cuda);
+    sl_session_destroy(cpu);
+}
+static void test_fork_mark_rewind_reset(void **state) { (void)state; every_model(slots); }
+
+/* Past 256 and 512 positions, over single tokens that are replayed, with another sequence beside it. */
+static void growing(const sl_model *model, const sl_model *twin) {
+    int32_t tokens[540];
+    sl_error err;
+    sequence(tokens, 540, 10);
+    sl_session *cuda = on_cuda(model, 2, 256), *cpu = on_cpu(twin, 2);
+    sl_session *both[] = { cuda, cpu };
+    for (size_t at = 250; at < 512; at += 255) {
+        for (size_t i = 0; i < 2; i++) {
+            size_t n = (size_t)sl_slot_position(both[i], 0);
+            const sl_run run = { 0, tokens + n, at - n, SL_LOGITS_NONE };
+            must(sl_session_eval(both[i], &run, 1, &err), &err);
+        }
+        for (size_t step = 0; step < 12; step++) {
+            const sl_run runs[] = { { 0, tokens + at + step, 1, SL_LOGITS_LAST }, { 1, tokens + step, 1, SL_LOGITS_LAST } };
+            for (size_t i = 0; i < 2; i++) must(sl_session_eval(both[i], runs, 2, &err), &err);
+            near_logits(cuda, cpu, 0, "growing");
+            near_logits(cuda, cpu, 1, "beside one that grows");
+        }
+    }
+    uint64_t n;
+    uint8_t *data = save(cuda, 0, &n);
+    must(sl_state_load(cuda, 1, data, n, &err), &err);
+    eval(cuda, 0, tokens + 530, 1);
+    eval(cuda, 1, tokens + 530, 1);
+    same_logits(cuda, 0, cuda, 1);
+    free(data);
+    sl_session_destroy(cuda);
+    sl_session_destroy(cpu);
+}
+static void test_stores_grow_under_a_captured_pass(void **state) {
+    (void)state;
+    with_model(MADE_LLAMA, SL_F32, growing);
+    with_model(MADE_LLAMA, SL_BF16, growing);
+}
+
+static void damaged(const sl_model *model, const sl_model *twin) {
+    int32_t tokens[16];
+    uint64_t n;
+    sl_error err;
+    (void)twin;
+    sequence(tokens, 16, 11);
+    sl_session *s = on_cuda(model, 2, 16);
+    eval(s, 0, tokens, 9);
+    eval(s, 1, tokens, 5);
+    uint8_t *data = save(s, 0, &n);
+    for (uint64_t i = 0; i < n; i += i < 80 ? 1 : 911) {
+        data[i] ^= 0x10;
+        assert_int_equal(sl_state_load(s, 1, data, n, &err), SL_E_STATE);
+        data[i] ^= 0x10;
+    }
+    assert_int_equal(sl_state_load(s, 1, data, n - 1, &err), SL_E_STATE);
+    assert_int_equal(sl_slot_position(s, 1), 5);
+    for (size_t t = 5; t < 9; t++) eval(s, 1, tokens + t, 1);
+    must(sl_state_load(s, 0, data, n, &err), &err);
+    near_logits(s, s, 0, "loaded");
+    near_to(sl_slot_logits(s, 1), sl_slot_logits(s, 0), "a slot that refused states");
+    free(data);
+    sl_session_destroy(s);
+}
+static void test_damaged_states(void **state) {
+    (void)state;
+    with_model(MADE_BRIDGE, SL_F32, damaged);
+    with_model(MADE_LLAMA, SL_Q8, damaged);
+}
+
+/* ---- bf16 --------------------------------------------------------------------------------------- */
+
+static double distance(const float *got, const float *expected) { /* |got - expected| / |expected| */
+    double error = 0, length = 0;
+    for (size_t i = 0; i < N_VOCAB; i++) {
+        error += pow((double)got[i] - (double)expected[i], 2);
+        length += pow((double)expected[i], 2);
+    }
+    return sqrt(error / length);
+}
+
+/* Rounded activations go into states that are kept in f32: after 2,000 steps the logits are as near as at first. */
+static void drifting(const sl_model *model, const sl_model *twin) {
+    enum { STEPS = 2000, ENDS = 200 };
+    static int32_t tokens[STEPS];
+    double first = 0, last = 0;
+    sequence(tokens, STEPS, 12);
+    sl_session *cuda = session_with(model, "cuda", 1, 1, NAN, SL_ACTIVATIONS_BF16), *cpu = on_cpu(twin, 1);
+    for (size_t t = 0; t < STEPS; t++) {
+        eval(cuda, 0, tokens + t, 1);
+        eval(cpu, 0, tokens + t, 1);
+        double error = distance(sl_slot_logits(cuda, 0), sl_slot_logits(cpu, 0));
+        if (t < ENDS) first += error / ENDS;
+        if (t >= STEPS - ENDS) last += error / ENDS;
+    }
+    print_message("bf16 activations: error %.2e in the first %d steps, %.2e in the last of %d\n", first, ENDS, last, STEPS);
+    assert_true(first > 0 && first < 0.05);
+    assert_true(last < 1.25 * first);
+    sl_session_destroy(cuda);
+    sl_session_destroy(cpu);
+}
+static void test_bf16_does_not_drift(void **state) { (void)state; with_model(MADE_BRIDGE_PLAIN, SL_BF16, drifting); }
+
+/* ---- drawing ------------------------------------------------------------------------------------ */
+
+static sl_sampler *sampler_of(const sl_sampler_params *params, size_t n_vocab) {
+    sl_sampler *sampler;
+    sl_error err;
+    must(sl_sampler_create(params, n_vocab, &sampler, &err), &err);
+    return sampler;
+}
+
+/* Two equal sequences side by side: one's tokens are drawn in the call, the other's from the logits it returns. Whether the
+ * device drew them shows in the logits that it did not copy. */
+static void draw_alike(const sl_model *model, const sl_sampler_params *params, bool on_device) {
+    int32_t prompt[20], tokens[2];
+    sl_error err;
+    sequence(prompt, 20, 13);
+    sl_session *s = on_cuda(model, 3, 32);
+    sl_sampler *drawing = sampler_of(params, model->n_vocab), *sampling = sampler_of(params, model->n_vocab);
+    sl_sampler *asking = sampler_of(params, model->n_vocab);
+    const int32_t *fed = prompt;
+    int32_t next = 0;
+    for (size_t step = 0, n = 20; step < 12; step++, n = 1, fed = &next) {
+        const sl_run runs[] = { { 2, fed, n, SL_LOGITS_NONE }, { 0, fed, n, SL_LOGITS_LAST }, { 1, fed, n, SL_LOGITS_LAST } };
+        sl_sampler *samplers[] = { drawing, NULL, asking };
+        int32_t drawn[3] = { -7, -7, -7 };
+        for (size_t i = 0; i < n; i++) {
+            sl_sampler_accept(drawing, fed[i]);
+            sl_sampler_accept(sampling, fed[i]);
+            sl_sampler_accept(asking, fed[i]);
+        }
+        must(sl_session_eval_draw(s, runs, 3, samplers, drawn, &err), &err);
+        tokens[0] = sl_sampler_sample(sampling, sl_slot_logits(s, 0));
+        assert_int_equal(drawn[0], tokens[0]);
+        assert_int_equal(drawn[1], -7);
+        assert_int_equal(drawn[2], tokens[0]);
+        assert_true((sl_slot_logits(s, 2) == NULL) == on_device);
+        assert_memory_equal(sl_slot_logits(s, 1), sl_slot_logits(s, 0), model->n_vocab * sizeof(float));
+        next = drawn[0];
+    }
+    sl_sampler_destroy(drawing);
+    sl_sampler_destroy(sampling);
+    sl_sampler_destroy(asking);
+    sl_session_destroy(s);
+}
+
+static void test_drawing(void **state) {
+    (void)state;
+    sl_sampler_params p = sl_sampler_params_default();
+    sl_model *model = make_model_of(MADE_BRIDGE, 300, SL_Q8, 3);
+    p.seed = 5;
+    draw_alike(model, &p, true);
+    p.temperature = 0;
+    draw_alike(model, &p, true);
+    p.repeat_last_n = -1; /* all tokens, penalised */
+    p.repeat_penalty = 1.7f;
+    draw_alike(model, &p, true);
+    p = sl_sampler_params_default();
+    p.temperature = 2.5f;
+    p.top_k = 256;
+    p.top_p = 1;
+    p.min_p = 0;
+    draw_alike(model, &p, true);
+    p.repeat_penalty = 0.5f;
+    p.repeat_last_n = 3;
+    draw_alike(model, &p, true);
+    p.top_k = 257; /* more candidates than the device looks at */
+    draw_alike(model, &p, false);
+    p.top_k = 0;
+    draw_alike(model, &p, false);
+    sl_model_close(model);
+}
+
+/* Twenty runs at once, some drawn, some with logits, some with neither, in passes of seven tokens. */
+static void test_drawing_in_ragged_batches(void **state) {
+    (void)state;
+    sl_model *model = make_model(MADE_LLAMA, SL_F32, 3);
+    sl_session *s = on_cuda(model, MAX_SLOT, 7), *solo = on_cuda(model, 1, 7);
+    sl_sampler_params p = sl_sampler_params_default();
+    sl_sampler *samplers[MAX_SLOT] = { 0 };
+    sl_run runs[MAX_SLOT];
+    int32_t tokens[MAX_SLOT][9], drawn[MAX_SLOT];
+    sl_error err;
+    for (uint32_t i = 0; i < MAX_SLOT; i++) {
+        sequence(tokens[i], 9, 30 + i);
+        p.seed = i;
+        if (i % 3) samplers[i] = sampler_of(&p, N_VOCAB);
+        runs[i] = (sl_run){ i, tokens[i], 1 + i % 9, i % 5 == 0 ? SL_LOGITS_LAST : SL_LOGITS_NONE };
+    }
+    must(sl_session_eval_draw(s, runs, MAX_SLOT, samplers, drawn, &err), &err);
+    for (size_t i = 0; i < MAX_SLOT; i++) {
+        sl_slot_reset(solo, 0);
+        eval(solo, 0, tokens[i], runs[i].n_token);
+        if (samplers[i]) {
+            p.seed = i;
+            sl_sampler *again = sampler_of(&p, N_VOCAB);
+            assert_int_equal(drawn[i], sl_sampler_sample(again, sl_slot_logits(solo, 0)));
+            sl_sampler_destroy(again);
+        }
+        if (i % 5 == 0) same_logits(s, i, solo, 0);
+        else assert_null(sl_slot_logits(s, i));
+        sl_sampler_destroy(samplers[i]);
+    }
+    sl_session_destroy(s);
+    sl_session_destroy(solo);
+    sl_model_close(model);
+}
+
+/* ---- devices ------------------------------------------------------------------------------------ */
+
+static void test_devices(void **state) {
+    (void)state;
+    sl_device_info found[4];
+    sl_session *s;
+    sl_error err;
+    assert_int_equal(sl_devices(NULL, 0), 2);
+    assert_int_equal(sl_devices(found, 1), 2);
+    assert_int_equal(sl_devices(found, 4), 2);
+    assert_string_equal(found[0].id, "cpu");
+    assert_true(found[0].usable && found[0].memory_bytes > 0);
+    assert_string_equal(found[1].id, "cuda:0");
+    assert_string_equal(found[1].name, "test device (host CPU)");
+    assert_true(found[1].usable && found[1].capability >= 80 && found[1].runtime >= 12000);
+    assert_true(found[1].free_bytes > 0 && found[1].free_bytes <= found[1].memory_bytes);
+    sl_model *model = make_model(MADE_BRIDGE, SL_F32, 1);
+    static const struct { const char *asked, *got; } names[] = {
+        { NULL, "cpu" }, { "cpu", "cpu" }, { "auto", "cpu" }, { "cuda", "cuda:0" }, { "cuda:0", "cuda:0" },
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        s = session_with(model, names[i].asked, 1, 8, NAN, SL_ACTIVATIONS_AUTO);
+        assert_string_equal(sl_session_device(s), names[i].got);
+        sl_session_destroy(s);
+    }
+    static const struct { const char *asked; sl_status status; const char *text; } bad[] = {
+        { "cuda:7", SL_E_DEVICE, "cuda:0 to cuda:0" }, { "gpu", SL_E_ARG, "\"gpu\"" }, { "", SL_E_ARG, "\"\"" },
+        { "cuda:", SL_E_ARG, "cuda:N" }, { "cuda:00", SL_E_DEVICE, "cuda:00" }, { "CUDA", SL_E_ARG, "CUDA" },
+        { "cuda:-1", SL_E_ARG, "cuda:-1" }, { "cuda:4294967296", SL_E_ARG, "cuda:4294967296" },
+    };
+    sl_session_params p = sl_session_params_default();
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        p.device = bad[i].asked;
+        assert_int_equal(sl_session_create(model, &p, &s, &err), bad[i].status);
+        assert_null(s);
+        if (!strstr(err.text, bad[i].text)) fail_msg("%s: %s", bad[i].asked, err.text);
+    }
+    sl_model_close(model);
+}
+
+/* Sessions of one model share its weights on the device; the last one frees them. */
+static void test_shared_weights(void **state) {
+    (void)state;
+    int32_t tokens[10];
+    sl_device_info found[2];
+    sequence(tokens, 10, 14);
+    sl_model *model = make_model_of(MADE_BRIDGE, N_VOCAB, SL_F32, 1);
+    sl_devices(found, 2);
+    const uint64_t start = found[1].free_bytes;
+    sl_session *a = on_cuda(model, 1, 8);
+    sl_devices(found, 2);
+    const uint64_t one = start - found[1].free_bytes;
+    sl_session *b = session_with(model, "cuda", 1, 8, NAN, SL_ACTIVATIONS_F32);
+    sl_devices(found, 2);
+    const uint64_t both = start - found[1].free_bytes;
+    assert_true(both < 2 * one);
+    sl_session_destroy(a);
+    eval(b, 0, tokens, 10);
+    sl_session *cpu = on_cpu(model, 1);
+    eval(cpu, 0, tokens, 10);
+    near_logits(b, cpu, 0, "the second session");
+    sl_session_destroy(b);
+    sl_session_destroy(cpu);
+    sl_model_close(model);
+    assert_int_equal(sl_device_leaks(), 0);
+}
+
+/* Between tests that say nothing of limits. */
+static int set_limit(void **state) {
+    (void)state;
+    limit = 1e-5;
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_devices), cmocka_unit_test(test_shared_weights), cmocka_unit_test(test_ragged_batches),
+        cmocka_unit_test(test_deep_rows_are_counted), cmocka_unit_test(test_cobatched_equals_solo),
+        cmocka_unit_test(test_replay_equals_launches), cmocka_unit_test(test_states_move_between_devices),
+        cmocka_unit_test(test_fork_mark_rewind_reset), cmocka_unit_test(test_stores_grow_under_a_captured_pass),
+        cmocka_unit_test(test_damaged_states), cmocka_unit_test(test_bf16_does_not_drift), cmocka_unit_test(test_drawing),
+        cmocka_unit_test(test_drawing_in_ragged_batches),
+    };
+    return cmocka_run_group_tests(tests, set_limit, NULL);
+}
