@@ -1,5 +1,6 @@
-/* A device that fails: every call of the runtime in turn, and memory that is too small for the model, for a sequence or for
- * logits. What failed says so in one line, whatever was computed before stands, and nothing stays behind. */
+/* A device that fails: every call of the runtime in turn, and memory that is too small for the model, for a
+ * sequence or for logits. What failed says so in one line, what was computed before stands, and nothing stays
+ * behind. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,12 +22,15 @@ static int32_t tokens[N_TOKEN];
 static int make_tokens(void **state) {
     uint32_t seed = 1;
     (void)state;
-    for (size_t i = 0; i < N_TOKEN; i++) tokens[i] = (int32_t)((seed = seed * 1664525u + 1013904223u) >> 8) % N_VOCAB;
+    for (size_t i = 0; i < N_TOKEN; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        tokens[i] = (int32_t)(seed >> 8) % N_VOCAB;
+    }
     return 0;
 }
 
-static sl_status open_session(const sl_model *model, const char *device, size_t n_slot, size_t n_batch, sl_session **s,
-                              sl_error *err) {
+static sl_status open_session(const sl_model *model, const char *device, size_t n_slot, size_t n_batch,
+                              sl_session **s, sl_error *err) {
     sl_session_params p = sl_session_params_default();
     p.device = device;
     p.n_slot = n_slot;
@@ -61,19 +65,26 @@ static int32_t likeliest(const float *logits) {
 typedef struct outcome {
     int32_t text[16];
     size_t n;
-    uint64_t position;
+    unsigned long n_call; /* before it is closed */
     sl_status status;
     sl_error err;
 } outcome;
 
-static void say(outcome *o, const sl_session *s, size_t slot) { o->text[o->n++] = likeliest(sl_slot_logits(s, slot)); }
+static void say(outcome *o, const sl_session *s, size_t slot) {
+    o->text[o->n++] = likeliest(sl_slot_logits(s, slot));
+}
 
-/* Launched, captured, replayed; then tokens are drawn, also beside another sequence. */
+/* Launched, captured, replayed. */
 static sl_status decode(sl_session *s, outcome *o) {
     for (size_t step = 0; step < 4; step++) {
         SL_TRY(eval(s, 0, 20 + step, 1, SL_LOGITS_LAST, &o->err));
         say(o, s, 0);
     }
+    return SL_OK;
+}
+
+/* One token beside another sequence. */
+static sl_status draw(sl_session *s, outcome *o) {
     sl_sampler_params p = sl_sampler_params_default();
     sl_sampler *sampler;
     SL_TRY(sl_sampler_create(&p, N_VOCAB, &sampler, &o->err));
@@ -111,17 +122,20 @@ static sl_status grow(sl_session *s, outcome *o) {
     sl_slot_reset(s, 1);
     SL_TRY(eval(s, 1, 0, 1, SL_LOGITS_LAST, &o->err));
     say(o, s, 1);
-    if (s->model->graph.n_kv) SL_TRY(eval(s, 1, 44, 250, SL_LOGITS_NONE, &o->err));
+    SL_TRY(eval(s, 1, 44, 258, SL_LOGITS_NONE, &o->err));
     SL_TRY(eval(s, 1, 300, 6, SL_LOGITS_ALL, &o->err));
     say(o, s, 1);
     return SL_OK;
 }
 
+/* What does not depend on the kinds of layers is done with a transformer only. */
 static sl_status all_parts(sl_session *s, outcome *o) {
     SL_TRY(eval(s, 0, 0, 20, SL_LOGITS_LAST, &o->err));
     say(o, s, 0);
-    SL_TRY(sl_slot_fork(s, 0, 1, &o->err));
     SL_TRY(decode(s, o));
+    if (!s->model->graph.n_kv) return SL_OK;
+    SL_TRY(sl_slot_fork(s, 0, 1, &o->err));
+    SL_TRY(draw(s, o));
     SL_TRY(move_state(s, o));
     return grow(s, o);
 }
@@ -132,7 +146,7 @@ static void one_line(const sl_error *err) {
     if (!strstr(err->text, "cuda")) fail_msg("no device in: %s", err->text);
 }
 
-/* A device that has failed says the same to every further call. After memory that could not be had, it goes on. */
+/* A device that has failed says the same to every further call; one that only had no memory goes on. */
 static void fails_again(sl_session *s, const outcome *o) {
     static uint8_t data[GREATEST];
     sl_error err;
@@ -150,31 +164,33 @@ static void fails_again(sl_session *s, const outcome *o) {
 static void live(const sl_model *model, unsigned long n, outcome *o) {
     sl_session *s;
     memset(o, 0, sizeof *o);
+    const unsigned long start = sl_device_calls();
     sl_device_fail_at(n);
     o->status = open_session(model, "cuda", 2, 256, &s, &o->err);
     if (o->status == SL_OK) {
         o->status = all_parts(s, o);
         if (o->status != SL_OK) fails_again(s, o);
     } else assert_null(s);
+    o->n_call = sl_device_calls() - start;
     sl_session_destroy(s);
     sl_device_fail_at(0);
-    if (sl_device_leaks()) fail_msg("call %lu: %zu things not released after: %s", n, sl_device_leaks(), o->err.text);
+    if (sl_device_leaks()) fail_msg("call %lu: %zu things left after: %s", n, sl_device_leaks(), o->err.text);
 }
 
 static void every_call(made_kind kind, sl_type type) {
+    enum { IN_CLOSE = 3 }; /* calls whose failure nobody hears of; one more is none at all */
     sl_model *model = make_model(kind, type, 5);
     outcome whole, o;
-    live(model, 0, &whole); /* a kernel's first launch may ask for more */
-    unsigned long start = sl_device_calls(), n_memory = 0, n_device = 0, n_borne = 0;
+    unsigned long n_memory = 0, n_device = 0, n_borne = 0;
     live(model, 0, &whole);
     assert_int_equal(whole.status, SL_OK);
-    const unsigned long n_call = sl_device_calls() - start;
-    for (unsigned long n = 1; n <= n_call; n++) {
+    for (unsigned long n = 1; n <= whole.n_call + IN_CLOSE; n++) {
         live(model, n, &o);
         assert_memory_equal(o.text, whole.text, o.n * sizeof *o.text);
         if (o.status == SL_OK) {
-            if (!strstr(sl_device_fault(), "cublasCreate")) fail_msg("call %lu passed over: %s", n, sl_device_fault());
             assert_int_equal(o.n, whole.n); /* without cuBLAS by its own kernels */
+            if (n <= whole.n_call && !strstr(sl_device_fault(), "cublasCreate"))
+                fail_msg("call %lu passed over: %s", n, sl_device_fault());
             n_borne++;
             continue;
         }
@@ -184,12 +200,9 @@ static void every_call(made_kind kind, sl_type type) {
         n_memory += o.status == SL_E_MEMORY;
         n_device += o.status == SL_E_DEVICE;
     }
-    print_message("%lu calls: %lu end in SL_E_DEVICE, %lu in SL_E_MEMORY, %lu are borne\n", n_call, n_device, n_memory,
-                  n_borne);
-    assert_int_equal(n_borne, 1);
+    print_message("%lu calls: %lu end in SL_E_DEVICE, %lu in SL_E_MEMORY\n", whole.n_call, n_device, n_memory);
+    assert_int_equal(n_borne, 1 + IN_CLOSE);
     assert_true(n_memory >= 3 && n_device > n_memory);
-    live(model, n_call + 1, &o);
-    assert_memory_equal(o.text, whole.text, sizeof o.text);
     sl_model_close(model);
 }
 
@@ -202,7 +215,7 @@ static void contains(const char *text, const char *part) {
     if (!strstr(text, part)) fail_msg("\"%s\" is not in: %s", part, text);
 }
 
-/* The smallest memory in which the model opens, to a step of 256 bytes; below it, the line says what is needed. */
+/* The smallest memory in which the model opens, in steps of 256 bytes; below, the line says what it needs. */
 static size_t least_memory(const sl_model *model) {
     size_t low = 0, high = AMPLE / 256;
     sl_error err;
