@@ -156,7 +156,7 @@ static void fails_again(sl_session *s, const outcome *o) {
     if (o->status == SL_E_MEMORY && status == SL_OK) return;
     assert_int_equal(status, o->status);
     assert_string_equal(err.text, o->err.text);
-    assert_int_equal(sl_state_save(s, 1, data, sl_state_bytes(s, 1), &err), o->status);
+    assert_int_equal(sl_state_save(s, 0, data, sl_state_bytes(s, 0), &err), o->status);
     assert_string_equal(err.text, o->err.text);
     assert_int_equal(sl_slot_fork(s, 0, 1, &err), o->status);
     assert_string_equal(err.text, o->err.text);
