@@ -12,8 +12,8 @@
  * The rule of kernels.h holds here as well: what is computed for one token, row or channel does not depend on
  * what else is in the launch. Sums have a fixed order; there are no atomic float additions.
  *
- * Strides are in elements of the pointed-to type unless named _bytes. Rows of activations start at multiples of 16
- * bytes; rows of weights only at multiples of their element (f32 4, f16 and bf16 2, q8 and q4 4 bytes). */
+ * Strides are in elements of the pointed-to type unless named _bytes. Rows of activations start at multiples of
+ * 16 bytes; rows of weights only at multiples of their element (f32 4, f16 and bf16 2, q8 and q4 4 bytes). */
 #ifndef SL_KERNELS_CUDA_KERNELS_H
 #define SL_KERNELS_CUDA_KERNELS_H
 
@@ -24,7 +24,7 @@
 extern "C" {
 #endif
 
-typedef struct CUstream_st *sl_stream; /* cudaStream_t */
+typedef struct CUstream_st *sl_cuda_stream; /* cudaStream_t */
 typedef enum sl_act { SL_ACT_F32, SL_ACT_BF16 } sl_act;
 static inline size_t sl_act_size(sl_act act) { return act == SL_ACT_F32 ? 4 : 2; }
 
@@ -60,15 +60,16 @@ typedef struct sl_embed_args {
     uint32_t d;
     sl_rows rows;
 } sl_embed_args;
-int sl_embed_cuda(const sl_embed_args *args, sl_stream stream);
+int sl_embed_cuda(const sl_embed_args *args, sl_cuda_stream stream);
 
-typedef enum sl_out {
+typedef enum sl_product_out {
     SL_OUT_ACT, /* y[t][r] = sum, in the type of the activations */
     SL_OUT_F32, /* the same in f32 */
     SL_OUT_ADD  /* f32, y[b][r] += rho[b] * sum with b the batch row of t */
-} sl_out;
+} sl_product_out;
 
-/* sum[t][r] = bias[r] + sum_i w[r][i] x[t][i], t < rows, r < n_row, weights of any type (types.h) expanded exactly. */
+/* sum[t][r] = bias[r] + sum_i w[r][i] x[t][i], t < rows, r < n_row, weights of any type (types.h) expanded
+ * exactly. */
 typedef struct sl_product_args {
     const void *w;
     uint64_t w_row_bytes;
@@ -79,18 +80,20 @@ typedef struct sl_product_args {
     const float *bias; /* [n_row] or NULL */
     void *y;
     uint64_t y_stride;
-    sl_out out;
+    sl_product_out out;
     const float *rho; /* by batch row; NULL: 1 */
     uint32_t n_row, k;
     sl_rows rows;
 } sl_product_args;
-/* For 1 to SL_GEMV_ROWS rows: reads each weight once, straight from its stored form; with no row it reads none. */
+/* For 1 to SL_GEMV_ROWS rows: reads each weight once, straight from its stored form; with no row it reads none.
+ */
 enum { SL_GEMV_ROWS = 16 };
-int sl_gemv_cuda(const sl_product_args *args, sl_stream stream);
+int sl_gemv_cuda(const sl_product_args *args, sl_cuda_stream stream);
 /* Any number of rows, tiles in shared memory: where cuBLAS is absent. */
-int sl_gemm_cuda(const sl_product_args *args, sl_stream stream);
-/* What remains after cuBLAS has put x W^T into sum [rows.max, sum_stride] (f32): bias and the three kinds of output. */
-int sl_store_cuda(const sl_product_args *args, const float *sum, uint64_t sum_stride, sl_stream stream);
+int sl_gemm_cuda(const sl_product_args *args, sl_cuda_stream stream);
+/* What remains after cuBLAS has put x W^T into sum [rows.max, sum_stride] (f32): bias and the three kinds of
+ * output. */
+int sl_store_cuda(const sl_product_args *args, const float *sum, uint64_t sum_stride, sl_cuda_stream stream);
 
 /* Rows of stored weights to dst [n_row, dst_stride] in f32 or bf16. */
 typedef struct sl_expand_args {
@@ -102,7 +105,7 @@ typedef struct sl_expand_args {
     uint64_t dst_stride;
     uint32_t n_row, k;
 } sl_expand_args;
-int sl_expand_cuda(const sl_expand_args *args, sl_stream stream);
+int sl_expand_cuda(const sl_expand_args *args, sl_cuda_stream stream);
 
 /* y[t][i * b + r] = sum_j w[i][r][j] x[t][i * b + j]: blocks of b x b, f32, f16 or bf16. */
 typedef struct sl_block_args {
@@ -116,9 +119,10 @@ typedef struct sl_block_args {
     uint32_t n_block, b;
     sl_rows rows;
 } sl_block_args;
-int sl_block_linear_cuda(const sl_block_args *args, sl_stream stream);
+int sl_block_linear_cuda(const sl_block_args *args, sl_cuda_stream stream);
 
-/* Random weights for measurements: stored rows of any type, values about uniform in -scale .. scale, from the seed. */
+/* Random weights for measurements: stored rows of any type, values about uniform in -scale .. scale, from the
+ * seed. */
 typedef struct sl_random_args {
     void *w;
     uint64_t w_row_bytes, n_row;
@@ -127,7 +131,7 @@ typedef struct sl_random_args {
     uint64_t seed;
     uint32_t k;
 } sl_random_args;
-int sl_random_cuda(const sl_random_args *args, sl_stream stream);
+int sl_random_cuda(const sl_random_args *args, sl_cuda_stream stream);
 
 /* ---- rows: norms, routing, activations (kernels/norm, kernels/elementwise) ------------------------ */
 
@@ -143,7 +147,7 @@ typedef struct sl_norm_args {
     sl_act act;
     sl_rows rows;
 } sl_norm_args;
-int sl_rmsnorm_cuda(const sl_norm_args *args, sl_stream stream);
+int sl_rmsnorm_cuda(const sl_norm_args *args, sl_cuda_stream stream);
 
 /* rho[t] of docs/bridge.md step 2 in f32 from the residual stream: u = RMSNorm(x[t]; norm), z = <w, u> + b,
  * rho = tau < 1 ? max(0, 1 - sigma(-z) / (1 - tau)) : 0. */
@@ -155,7 +159,7 @@ typedef struct sl_route_args {
     float eps, tau;
     sl_rows rows;
 } sl_route_args;
-int sl_route_score_cuda(const sl_route_args *args, sl_stream stream);
+int sl_route_score_cuda(const sl_route_args *args, sl_cuda_stream stream);
 
 /* Compacts the rows with rho > 0. One block. tally[0] += deep rows, tally[1] += 1 if there were any. */
 typedef struct sl_split_args {
@@ -168,7 +172,7 @@ typedef struct sl_split_args {
     unsigned long long *tally; /* [2] */
     uint32_t n_tok, n_run;
 } sl_split_args;
-int sl_route_split_cuda(const sl_split_args *args, sl_stream stream);
+int sl_route_split_cuda(const sl_split_args *args, sl_cuda_stream stream);
 
 /* dst row i = src row rows.index[i]; bytes a multiple of 16. */
 typedef struct sl_gather_args {
@@ -178,7 +182,7 @@ typedef struct sl_gather_args {
     uint32_t bytes;
     sl_rows rows;
 } sl_gather_args;
-int sl_gather_cuda(const sl_gather_args *args, sl_stream stream);
+int sl_gather_cuda(const sl_gather_args *args, sl_cuda_stream stream);
 
 /* gate = silu(gate) * up. */
 typedef struct sl_silu_args {
@@ -189,13 +193,13 @@ typedef struct sl_silu_args {
     sl_act act;
     sl_rows rows;
 } sl_silu_args;
-int sl_silu_mul_cuda(const sl_silu_args *args, sl_stream stream);
+int sl_silu_mul_cuda(const sl_silu_args *args, sl_cuda_stream stream);
 
 /* ---- sequences (kernels/conv, kernels/scan, kernels/bridge) --------------------------------------- */
 
-/* Steps that another kernel of the CPU's table does are left out where their parameter is NULL, so that the harness holds
- * the same kernel against the same reference: no norm (then no gate either), no s (r as it is), no dt_bias (delta as it
- * is). */
+/* Steps that another kernel of the CPU's table does are left out where their parameter is NULL, so that the
+ * harness holds the same kernel against the same reference: no norm (then no gate either), no s (r as it is),
+ * no dt_bias (delta as it is). */
 
 /* docs/bridge.md step 3: gated convolution and its norm by heads. pqv: [p e | q e | v e] per row. */
 typedef struct sl_conv_cuda_args {
@@ -210,11 +214,12 @@ typedef struct sl_conv_cuda_args {
     sl_act act;
     sl_runs runs;       /* all rows */
 } sl_conv_cuda_args;
-int sl_conv_gate_cuda(const sl_conv_cuda_args *args, sl_stream stream);
+int sl_conv_gate_cuda(const sl_conv_cuda_args *args, sl_cuda_stream stream);
 
-/* docs/bridge.md step 4, S6, of the deep rows: r = silu(r + s), Delta = rho softplus(delta + dt_bias), the scan, + skip r,
- * gate silu(g), norm by heads. in: [g e | r e | B G N | C G N | delta H]. Runs of any length take the
- * same steps, so that prefill and decode give the same bits; scan_s6.cu says why there is no chunked matrix form. */
+/* docs/bridge.md step 4, S6, of the deep rows: r = silu(r + s), Delta = rho softplus(delta + dt_bias), the
+ * scan, + skip r, gate silu(g), norm by heads. in: [g e | r e | B G N | C G N | delta H]. Runs of any length
+ * take the same steps, so that prefill and decode give the same bits; scan_s6.cu says why there is no chunked
+ * matrix form. */
 typedef struct sl_s6_cuda_args {
     const void *in;
     const void *s;         /* [batch rows, s_stride] */
@@ -230,7 +235,7 @@ typedef struct sl_s6_cuda_args {
     sl_runs runs;          /* of the deep rows */
     const uint32_t *index; /* batch row of each deep row, or NULL: the same */
 } sl_s6_cuda_args;
-int sl_s6_cuda(const sl_s6_cuda_args *args, sl_stream stream);
+int sl_s6_cuda(const sl_s6_cuda_args *args, sl_cuda_stream stream);
 
 /* The same for S4D: in [g e | r e]; arrays [pole][2][e] as in kernels.h. */
 typedef struct sl_s4d_cuda_args {
@@ -244,7 +249,7 @@ typedef struct sl_s4d_cuda_args {
     sl_act act;
     sl_runs runs;
 } sl_s4d_cuda_args;
-int sl_s4d_cuda(const sl_s4d_cuda_args *args, sl_stream stream);
+int sl_s4d_cuda(const sl_s4d_cuda_args *args, sl_cuda_stream stream);
 
 /* docs/bridge.md steps 5 and 6 (sl_bridge_args of kernels.h says the equations). */
 typedef struct sl_bridge_cuda_args {
@@ -259,12 +264,12 @@ typedef struct sl_bridge_cuda_args {
     sl_act act;
     sl_runs runs;          /* all rows */
 } sl_bridge_cuda_args;
-int sl_bridge_cuda(const sl_bridge_cuda_args *args, sl_stream stream);
+int sl_bridge_cuda(const sl_bridge_cuda_args *args, sl_cuda_stream stream);
 
 /* ---- attention (kernels/rope, kernels/attention) -------------------------------------------------- */
 
-/* Table row of each token: [cos n_rot/2 | sin n_rot/2], times gain. The angle is the product position * inv_freq rounded
- * to f32, its cosine and sine then taken in float64, as on the CPU. */
+/* Table row of each token: [cos n_rot/2 | sin n_rot/2], times gain. The angle is the product position *
+ * inv_freq rounded to f32, its cosine and sine then taken in float64, as on the CPU. */
 typedef struct sl_rope_table_args {
     const float *inv_freq; /* [n_rot / 2] */
     float *table;          /* [rows, stride] */
@@ -273,7 +278,7 @@ typedef struct sl_rope_table_args {
     float gain;
     sl_runs runs;
 } sl_rope_table_args;
-int sl_rope_table_cuda(const sl_rope_table_args *args, sl_stream stream);
+int sl_rope_table_cuda(const sl_rope_table_args *args, sl_cuda_stream stream);
 
 /* Half-split rotation in place of n_head heads (kernels.h). */
 typedef struct sl_rope_args {
@@ -284,10 +289,10 @@ typedef struct sl_rope_args {
     sl_act act;
     sl_rows rows;
 } sl_rope_args;
-int sl_rope_cuda(const sl_rope_args *args, sl_stream stream);
+int sl_rope_cuda(const sl_rope_args *args, sl_cuda_stream stream);
 
-/* One slot's KV memory: [store][k, v][kv head][cap][head_dim] f32 or f16. The table of slots lies on the device, so that
- * a captured graph stays valid when a store grows. */
+/* One slot's KV memory: [store][k, v][kv head][cap][head_dim] f32 or f16. The table of slots lies on the
+ * device, so that a captured graph stays valid when a store grows. */
 typedef struct sl_kv_slot { void *data; uint64_t cap; } sl_kv_slot;
 typedef struct sl_kv_table {
     const sl_kv_slot *slots; /* [n_slot] */
@@ -303,11 +308,11 @@ typedef struct sl_kv_store_args {
     sl_act act;
     sl_runs runs;
 } sl_kv_store_args;
-int sl_kv_store_cuda(const sl_kv_store_args *args, sl_stream stream);
+int sl_kv_store_cuda(const sl_kv_store_args *args, sl_cuda_stream stream);
 
-/* Causal attention with online softmax; query i of a run stands at pos + i and sees the last window keys (0: all). For
- * max_tok 1 the keys of a (sequence, kv head) are split over n_split blocks whose partial results are combined. The split
- * of a query's keys depends on its position only. */
+/* Causal attention with online softmax; query i of a run stands at pos + i and sees the last window keys (0:
+ * all). For max_tok 1 the keys of a (sequence, kv head) are split over n_split blocks whose partial results are
+ * combined. The split of a query's keys depends on its position only. */
 typedef struct sl_attention_cuda_args {
     const void *q;
     void *y;
@@ -319,12 +324,13 @@ typedef struct sl_attention_cuda_args {
     sl_act act;
     sl_runs runs;
 } sl_attention_cuda_args;
-int sl_attention_cuda(const sl_attention_cuda_args *args, sl_stream stream);
+int sl_attention_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream);
 uint64_t sl_attention_scratch_cuda(uint32_t n_run, uint32_t n_head, uint32_t head_dim);
 
-/* Fills n_pos positions of every store of a slot with small numbers (bench): kv_width elements per position and part. */
+/* Fills n_pos positions of every store of a slot with small numbers (bench): kv_width elements per position and
+ * part. */
 int sl_fill_kv_cuda(void *data, uint64_t cap, uint64_t n_pos, uint64_t n_rows, uint32_t head_dim, bool f16,
-                    sl_stream stream);
+                    sl_cuda_stream stream);
 
 /* ---- sampling (kernels/sample) -------------------------------------------------------------------- */
 
@@ -335,7 +341,7 @@ typedef struct sl_sample_args {
     uint64_t stride;
     uint32_t n_row, n_vocab;
 } sl_sample_args;
-int sl_sample_cuda(const sl_sample_args *args, sl_stream stream);
+int sl_sample_cuda(const sl_sample_args *args, sl_cuda_stream stream);
 
 #ifdef __cplusplus
 }

@@ -4,7 +4,8 @@
 
 #include <stdint.h>
 
-/* How a row's next token is drawn, in the order of src/run/sampler.c: repeat penalty, top-k, top-p, min-p, temperature. */
+/* How a row's next token is drawn, in the order of src/run/sampler.c: repeat penalty, top-k, top-p, min-p,
+ * temperature. */
 enum { SL_SAMPLE_MAX_K = 256, SL_SAMPLE_MAX_WINDOW = 256 };
 typedef struct sl_draw {
     float temperature;    /* 0: the likeliest, lowest id first */

@@ -249,12 +249,12 @@ template <int WIDTH> __global__ void __launch_bounds__(THREADS, WIDTH > 64 ? 2 :
     finish(p, s, mine);
 }
 
-template <int WIDTH> static int launch_rows(const prefill &p, sl_stream stream) {
+template <int WIDTH> static int launch_rows(const prefill &p, sl_cuda_stream stream) {
     const dim3 grid((p.a.runs.max_tok + ROWS - 1) / ROWS, p.a.n_head * p.col_pieces, p.a.runs.n);
     return sl_launch(attend_rows<WIDTH>, grid, dim3(THREADS), sizeof(tiles<WIDTH>), stream, p);
 }
 
-int sl_attention_cuda(const sl_attention_cuda_args *args, sl_stream stream) {
+int sl_attention_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream) {
     const uint32_t dim = args->kv.head_dim;
     if (args->runs.max_tok > 1) {
         const prefill p = {*args, (dim + PIECE - 1) / PIECE, sl_attention_q_aligned(args), dim % 8 == 0};

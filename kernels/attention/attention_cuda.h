@@ -188,6 +188,6 @@ static inline bool sl_attention_q_aligned(const sl_attention_cuda_args *a) {
 }
 
 /* Runs of one row (attention_decode.cu). */
-int sl_attention_decode_cuda(const sl_attention_cuda_args *args, sl_stream stream);
+int sl_attention_decode_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream);
 
 #endif

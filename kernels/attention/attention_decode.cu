@@ -247,7 +247,7 @@ static __global__ void __launch_bounds__(THREADS) fold_chunks(sl_attention_cuda_
     }
 }
 
-int sl_attention_decode_cuda(const sl_attention_cuda_args *args, sl_stream stream) {
+int sl_attention_decode_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream) {
     const uint32_t dim = args->kv.head_dim, group = args->n_head / args->kv.n_kv_head;
     decode d = {*args, group, (group + HEADS - 1) / HEADS, (dim + WIDEST - 1) / WIDEST, 0, 0, false, false};
     d.cols = d.col_pieces > 1 ? static_cast<uint32_t>(WIDEST) : dim;

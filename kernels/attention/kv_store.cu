@@ -24,7 +24,7 @@ template <class T> __global__ void kv_store(sl_kv_store_args a) {
     }
 }
 
-int sl_kv_store_cuda(const sl_kv_store_args *args, sl_stream stream) {
+int sl_kv_store_cuda(const sl_kv_store_args *args, sl_cuda_stream stream) {
     const dim3 grid(args->runs.max_tok, args->runs.n, 2);
     return sl_launch(args->act == SL_ACT_BF16 ? kv_store<sl_bf16> : kv_store<float>, grid, dim3(THREADS), 0,
                      stream, *args);
@@ -51,7 +51,7 @@ static __global__ void fill_kv(fill_args a) {
 }
 
 int sl_fill_kv_cuda(void *data, uint64_t cap, uint64_t n_pos, uint64_t n_rows, uint32_t head_dim, bool f16,
-                    sl_stream stream) {
+                    sl_cuda_stream stream) {
     const fill_args args = {data, cap * head_dim, n_pos * head_dim, f16};
     if (args.n == 0 || n_rows == 0)
         return 0;

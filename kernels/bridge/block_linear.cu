@@ -1,7 +1,7 @@
 /* Block-diagonal products: the kernels of the plain ones, block beside block in one launch. */
 #include "kernels/gemm/product_cuda.h"
 
-int sl_block_linear_cuda(const sl_block_args *args, sl_stream stream) {
+int sl_block_linear_cuda(const sl_block_args *args, sl_cuda_stream stream) {
     sl_blocks_args a = {};
     a.p.w = args->w;
     a.p.w_row_bytes = args->w_row_bytes;

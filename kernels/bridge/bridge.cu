@@ -1,11 +1,11 @@
 /* Recurrent gating bridge on a CUDA device: bridge.md steps 5 and 6; the recurrence is that of De et al. 2024
  * (Griffin).
  *
- * Only h = h + (fade h + in) is sequential. A block takes the channels of one run in tiles of tokens: all threads
- * find fade = expm1(log a) and in = sqrt(1 - a^2) i s of the tile's tokens, one row of threads then walks h through
- * them in shared memory, and all threads turn h into outputs. So the five exponentials per element run in parallel
- * along the time as well, and the chain is two operations a token. Every element takes the same steps in any tile: a
- * sequence gives the same bits however it is cut. */
+ * Only h = h + (fade h + in) is sequential. A block takes the channels of one run in tiles of tokens: all
+ * threads find fade = expm1(log a) and in = sqrt(1 - a^2) i s of the tile's tokens, one row of threads then
+ * walks h through them in shared memory, and all threads turn h into outputs. So the five exponentials per
+ * element run in parallel along the time as well, and the chain is two operations a token. Every element takes
+ * the same steps in any tile: a sequence gives the same bits however it is cut. */
 #include "kernels/cuda_kernels.h"
 #include "kernels/elementwise/elementwise_cuda.h"
 
@@ -22,7 +22,8 @@ struct channel {
 
 /* (fade, in) of batch row b */
 template <class T>
-__device__ __forceinline__ float2 gates(const sl_bridge_cuda_args &a, const channel &p, uint64_t b, uint32_t c) {
+__device__ __forceinline__ float2 gates(const sl_bridge_cuda_args &a, const channel &p, uint64_t b,
+                                        uint32_t c) {
     const float gate_i = sl_load(static_cast<const T *>(a.gate_i) + b * a.gate_stride + c);
     const float gate_f = sl_load(static_cast<const T *>(a.gate_f) + b * a.gate_stride + c);
     const float s = sl_load(static_cast<const T *>(a.s) + b * a.s_stride + c);
@@ -82,7 +83,7 @@ template <class T> __global__ void bridge(bridge_launch launch) {
 
 } /* namespace */
 
-int sl_bridge_cuda(const sl_bridge_cuda_args *args, sl_stream stream) {
+int sl_bridge_cuda(const sl_bridge_cuda_args *args, sl_cuda_stream stream) {
     const bool step = args->runs.max_tok == 1;
     const bridge_launch launch = {*args, step ? 128u : 32u, step ? 1u : 64u};
     const dim3 grid(sl_ceil_div(args->e, launch.width), args->runs.n), block(step ? 128 : 256);

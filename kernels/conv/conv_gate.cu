@@ -1,11 +1,12 @@
 /* Gated causal depthwise convolution with its norm by heads on a CUDA device: bridge.md step 3.
  *
- * A block takes a chunk of a run's tokens for a few heads, a warp one token of one head at a time, lanes over the
- * channels. Every output multiplies its k samples afresh from p and v, which the first-level cache holds: 2 k loads
- * from there cost less than the three values per output from memory, and no token waits for another.
+ * A block takes a chunk of a run's tokens for a few heads, a warp one token of one head at a time, lanes over
+ * the channels. Every output multiplies its k samples afresh from p and v, which the first-level cache holds: 2
+ * k loads from there cost less than the three values per output from memory, and no token waits for another.
  *
- * State. A chunk is at least k - 1 tokens, so only the first chunk of a run looks behind the run's start. Its block
- * also writes the new state, after a barrier, a thread a channel in the order of rows: none reads what was replaced. */
+ * State. A chunk is at least k - 1 tokens, so only the first chunk of a run looks behind the run's start. Its
+ * block also writes the new state, after a barrier, a thread a channel in the order of rows: none reads what
+ * was replaced. */
 #include "kernels/cuda_kernels.h"
 #include "kernels/elementwise/elementwise_cuda.h"
 
@@ -27,14 +28,16 @@ template <class T> struct conv_run {
 
 /* z of channel c, k - 1 tokens before the run at the earliest */
 template <class T>
-__device__ __forceinline__ float sample(const sl_conv_cuda_args &a, const conv_run<T> &run, int64_t t, uint32_t c) {
+__device__ __forceinline__ float sample(const sl_conv_cuda_args &a, const conv_run<T> &run, int64_t t,
+                                        uint32_t c) {
     if (t < 0) return run.state[static_cast<uint64_t>(a.k - 1 + t) * a.e + c];
     const T *row = run.pqv + static_cast<uint64_t>(t) * a.in_stride + c;
     return sl_load(row) * sl_load(row + 2 * static_cast<uint64_t>(a.e));
 }
 
 template <class T>
-__device__ __forceinline__ float convolve(const sl_conv_cuda_args &a, const conv_run<T> &run, int64_t t, uint32_t c) {
+__device__ __forceinline__ float convolve(const sl_conv_cuda_args &a, const conv_run<T> &run, int64_t t,
+                                          uint32_t c) {
     float sum = a.bias[c];
     const int64_t oldest = t - (a.k - 1);
     for (uint32_t j = 0; j < a.k; j++)
@@ -91,13 +94,14 @@ template <class T> __global__ void conv_gate(conv_launch launch) {
 
 } /* namespace */
 
-int sl_conv_gate_cuda(const sl_conv_cuda_args *args, sl_stream stream) {
+int sl_conv_gate_cuda(const sl_conv_cuda_args *args, sl_cuda_stream stream) {
     const uint32_t n_head = args->e / args->head_dim, room = SHARED_FLOATS / args->head_dim;
     const uint32_t n_warp = room < 1 ? 1 : room < MAX_WARP ? room : static_cast<uint32_t>(MAX_WARP);
     const uint32_t chunk = args->k - 1 > CHUNK ? args->k - 1 : static_cast<uint32_t>(CHUNK);
     /* a decode step has one token a run: the warps share out heads instead */
     const conv_launch launch = {*args, n_head, args->runs.max_tok == 1 ? n_warp : 1, chunk};
-    const dim3 grid(sl_ceil_div(n_head, launch.block_heads), args->runs.n, sl_ceil_div(args->runs.max_tok, chunk));
-    return sl_launch(args->act == SL_ACT_BF16 ? conv_gate<sl_bf16> : conv_gate<float>, grid, dim3(n_warp * WARP),
-                     n_warp * args->head_dim * sizeof(float), stream, launch);
+    const dim3 grid(sl_ceil_div(n_head, launch.block_heads), args->runs.n,
+                    sl_ceil_div(args->runs.max_tok, chunk));
+    return sl_launch(args->act == SL_ACT_BF16 ? conv_gate<sl_bf16> : conv_gate<float>, grid,
+                     dim3(n_warp * WARP), n_warp * args->head_dim * sizeof(float), stream, launch);
 }

@@ -38,12 +38,12 @@ static bool is_wide(const void *p, uint64_t stride, sl_act act) {
     return reinterpret_cast<uintptr_t>(p) % group == 0 && stride % WIDE == 0;
 }
 
-int sl_silu_mul_cuda(const sl_silu_args *args, sl_stream stream) {
+int sl_silu_mul_cuda(const sl_silu_args *args, sl_cuda_stream stream) {
     const silu_launch launch = {*args, is_wide(args->gate, args->gate_stride, args->act) &&
                                            is_wide(args->up, args->up_stride, args->act)};
     const dim3 grid(sl_ceil_div(args->n, THREADS * WIDE), args->rows.max);
-    return sl_launch(args->act == SL_ACT_BF16 ? silu_mul<sl_bf16> : silu_mul<float>, grid, dim3(THREADS), 0, stream,
-                     launch);
+    return sl_launch(args->act == SL_ACT_BF16 ? silu_mul<sl_bf16> : silu_mul<float>, grid, dim3(THREADS), 0,
+                     stream, launch);
 }
 
 /* ---- rows by index ------------------------------------------------------------------------------- */
@@ -59,7 +59,7 @@ static __global__ void gather(sl_gather_args a) {
     reinterpret_cast<uint4 *>(dst)[at] = reinterpret_cast<const uint4 *>(src)[at];
 }
 
-int sl_gather_cuda(const sl_gather_args *args, sl_stream stream) {
+int sl_gather_cuda(const sl_gather_args *args, sl_cuda_stream stream) {
     const dim3 grid(sl_ceil_div(args->bytes / sizeof(uint4), THREADS), args->rows.max);
     return sl_launch(gather, grid, dim3(THREADS), 0, stream, *args);
 }

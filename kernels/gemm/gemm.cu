@@ -79,14 +79,14 @@ template <sl_type type> __global__ void __launch_bounds__(N_THREAD) gemm_kernel(
     }
 }
 
-template <sl_type type> int launch(const sl_blocks_args &a, sl_stream stream) {
+template <sl_type type> int launch(const sl_blocks_args &a, sl_cuda_stream stream) {
     const dim3 grid((a.p.n_row + TILE - 1) / TILE * a.n_block, (a.p.rows.max + TILE - 1) / TILE);
     return sl_launch(gemm_kernel<type>, grid, dim3(N_THREAD), 0, stream, a);
 }
 
 } // namespace
 
-int sl_gemm_blocks_cuda(const sl_blocks_args &a, sl_stream stream) {
+int sl_gemm_blocks_cuda(const sl_blocks_args &a, sl_cuda_stream stream) {
     switch (a.p.type) {
     case SL_F32: return launch<SL_F32>(a, stream);
     case SL_F16: return launch<SL_F16>(a, stream);
@@ -96,6 +96,6 @@ int sl_gemm_blocks_cuda(const sl_blocks_args &a, sl_stream stream) {
     }
 }
 
-int sl_gemm_cuda(const sl_product_args *args, sl_stream stream) {
+int sl_gemm_cuda(const sl_product_args *args, sl_cuda_stream stream) {
     return sl_gemm_blocks_cuda({*args, 1, 0, 0}, stream);
 }

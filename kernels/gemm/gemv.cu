@@ -42,7 +42,8 @@ __device__ __forceinline__ void add_chunk(const sl_chunk<type> *chunk, const X *
  * alignment. */
 template <sl_type type, class X, int n_tok, int n_out>
 __device__ __forceinline__ void add_chunk_slowly(const unsigned char *const *row, uint32_t groups, uint32_t k,
-                                                 const X *x, size_t x_stride, uint32_t n, uint32_t c, float *sum) {
+                                                 const X *x, size_t x_stride, uint32_t n, uint32_t c,
+                                                 float *sum) {
 #pragma unroll 1
     for (int e = 0; e < 8 * sl_chunk<type>::n_piece; e++) {
         const uint32_t at = sl_chunk<type>::start(c, e / 8) + e % 8;
@@ -128,13 +129,13 @@ __global__ void __launch_bounds__(N_WARP *WARP) gemv_kernel(sl_blocks_args a) {
 }
 
 template <sl_type type, class X, int n_tok, int n_out, int n_flight>
-int launch_rows(const sl_blocks_args &a, sl_stream stream) {
+int launch_rows(const sl_blocks_args &a, sl_cuda_stream stream) {
     const unsigned n_tile = (a.p.n_row + N_WARP * n_out - 1) / (N_WARP * n_out);
     return sl_launch(gemv_kernel<type, X, n_tok, n_out, n_flight>, dim3(n_tile * a.n_block),
         dim3(N_WARP * WARP), 0, stream, a);
 }
 
-template <sl_type type, class X> int launch(const sl_blocks_args &a, sl_stream stream) {
+template <sl_type type, class X> int launch(const sl_blocks_args &a, sl_cuda_stream stream) {
     constexpr int n_flight = type == SL_F16 || type == SL_BF16 ? 4 : 2;
     if (a.p.rows.max <= 4) return launch_rows<type, X, 4, 2, n_flight>(a, stream);
     return launch_rows<type, X, SL_GEMV_ROWS, 4, 1>(a, stream);
@@ -142,7 +143,7 @@ template <sl_type type, class X> int launch(const sl_blocks_args &a, sl_stream s
 
 } // namespace
 
-int sl_gemv_blocks_cuda(const sl_blocks_args &a, sl_stream stream) {
+int sl_gemv_blocks_cuda(const sl_blocks_args &a, sl_cuda_stream stream) {
     const bool f32 = a.p.act == SL_ACT_F32;
     switch (a.p.type) {
     case SL_F32: return f32 ? launch<SL_F32, float>(a, stream) : launch<SL_F32, sl_bf16>(a, stream);
@@ -153,6 +154,6 @@ int sl_gemv_blocks_cuda(const sl_blocks_args &a, sl_stream stream) {
     }
 }
 
-int sl_gemv_cuda(const sl_product_args *args, sl_stream stream) {
+int sl_gemv_cuda(const sl_product_args *args, sl_cuda_stream stream) {
     return sl_gemv_blocks_cuda({*args, 1, 0, 0}, stream);
 }

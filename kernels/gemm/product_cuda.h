@@ -11,8 +11,8 @@ struct sl_blocks_args {
     sl_product_args p;
     uint32_t n_block, x_step, y_step;
 };
-int sl_gemv_blocks_cuda(const sl_blocks_args &args, sl_stream stream); /* rows.max <= SL_GEMV_ROWS */
-int sl_gemm_blocks_cuda(const sl_blocks_args &args, sl_stream stream);
+int sl_gemv_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* rows.max <= SL_GEMV_ROWS */
+int sl_gemm_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream);
 
 __device__ __forceinline__ uint32_t sl_rows_count(const sl_rows &rows) {
     return rows.n ? *rows.n : rows.max;

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(N_THREAD) store_kernel(store_args a) {
 
 } // namespace
 
-int sl_store_cuda(const sl_product_args *args, const float *sum, uint64_t sum_stride, sl_stream stream) {
+int sl_store_cuda(const sl_product_args *args, const float *sum, uint64_t sum_stride, sl_cuda_stream stream) {
     const dim3 grid((args->n_row + N_THREAD - 1) / N_THREAD,
         args->rows.max < max_grid_y ? args->rows.max : max_grid_y);
     return sl_launch(store_kernel, grid, dim3(N_THREAD), 0, stream, store_args{*args, sum, sum_stride});

@@ -1,7 +1,7 @@
 /* Sums over the threads of a block or of a warp, for RMS norms on a CUDA device. C++ only, as kernels/cuda.h.
  *
- * The order follows from the number of elements and the size of the team alone: lane by lane in steps of the team, a
- * tree over the warp, warps in order. */
+ * The order follows from the number of elements and the size of the team alone: lane by lane in steps of the
+ * team, a tree over the warp, warps in order. */
 #ifndef SL_KERNELS_NORM_NORM_CUDA_H
 #define SL_KERNELS_NORM_NORM_CUDA_H
 
@@ -9,7 +9,8 @@
 
 enum { SL_TEAM_WARP = 32, SL_TEAM_WARPS = 8 /* of a block-wide team */ };
 
-/* The sum over a team of n_warp warps, 1 or all of the block; all threads of the block call. shared: [n_warp]. */
+/* The sum over a team of n_warp warps, 1 or all of the block; all threads of the block call. shared: [n_warp].
+ */
 __device__ __forceinline__ float sl_team_sum(float v, uint32_t n_warp, float *shared) {
     v = sl_warp_sum(v);
     if (n_warp == 1) return v;

@@ -21,7 +21,8 @@ template <class X, class Y> __global__ void rmsnorm(norm_launch launch) {
     const uint32_t team = launch.n_warp * SL_TEAM_WARP, first = threadIdx.x % team;
     const uint64_t row = blockIdx.x;
     const uint32_t group = blockIdx.y * (blockDim.x / team) + threadIdx.x / team;
-    if (row >= sl_row_count(a.rows) || group >= a.n_group) return; /* several teams of a block meet at no barrier */
+    if (row >= sl_row_count(a.rows) || group >= a.n_group)
+        return; /* several teams of a block meet at no barrier */
     const X *x = static_cast<const X *>(a.x) + row * a.x_stride + static_cast<uint64_t>(group) * a.n;
     Y *y = static_cast<Y *>(a.y) + row * a.y_stride + static_cast<uint64_t>(group) * a.n;
     const float *w = a.w + static_cast<uint64_t>(group) * a.w_step;
@@ -32,11 +33,12 @@ template <class X, class Y> __global__ void rmsnorm(norm_launch launch) {
 
 } /* namespace */
 
-int sl_rmsnorm_cuda(const sl_norm_args *args, sl_stream stream) {
+int sl_rmsnorm_cuda(const sl_norm_args *args, sl_cuda_stream stream) {
     const bool small = args->n <= SMALL;
     const norm_launch launch = {*args, small ? 1u : static_cast<uint32_t>(SL_TEAM_WARPS)};
     const uint32_t most = small ? SL_TEAM_WARPS : 1, n_team = args->n_group < most ? args->n_group : most;
-    const dim3 grid(args->rows.max, sl_ceil_div(args->n_group, n_team)), block(n_team * launch.n_warp * SL_TEAM_WARP);
+    const dim3 grid(args->rows.max, sl_ceil_div(args->n_group, n_team)),
+        block(n_team * launch.n_warp * SL_TEAM_WARP);
     void (*kernel)(norm_launch) = rmsnorm<float, float>;
     if (args->act == SL_ACT_BF16) kernel = args->x_f32 ? rmsnorm<float, sl_bf16> : rmsnorm<sl_bf16, sl_bf16>;
     return sl_launch(kernel, grid, block, 0, stream, launch);

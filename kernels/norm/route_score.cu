@@ -1,5 +1,5 @@
-/* The router on a CUDA device: bridge.md step 2, with the norm before it, from the residual stream in f32. One block a
- * row, its sums in an order that follows from the width alone (norm_cuda.h). */
+/* The router on a CUDA device: bridge.md step 2, with the norm before it, from the residual stream in f32. One
+ * block a row, its sums in an order that follows from the width alone (norm_cuda.h). */
 #include "kernels/cuda_kernels.h"
 #include "kernels/elementwise/elementwise_cuda.h"
 #include "kernels/norm/norm_cuda.h"
@@ -21,6 +21,6 @@ __global__ void route_score(sl_route_args a) {
 
 } /* namespace */
 
-int sl_route_score_cuda(const sl_route_args *args, sl_stream stream) {
+int sl_route_score_cuda(const sl_route_args *args, sl_cuda_stream stream) {
     return sl_launch(route_score, dim3(args->rows.max), dim3(SL_TEAM_WARPS * SL_TEAM_WARP), 0, stream, *args);
 }

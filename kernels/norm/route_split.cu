@@ -1,8 +1,8 @@
 /* Which rows of a batch are deep, on a CUDA device: one block compacts them in their order.
  *
  * The block walks the rows a tile at a time, a thread each. A row's place is the number of deep rows in earlier
- * tiles, in earlier warps (their ballots' counts, summed by every thread: 32 at most) and in lower lanes. The start
- * of a run among the deep rows is then a binary search. */
+ * tiles, in earlier warps (their ballots' counts, summed by every thread: 32 at most) and in lower lanes. The
+ * start of a run among the deep rows is then a binary search. */
 #include "kernels/cuda_kernels.h"
 #include "kernels/elementwise/elementwise_cuda.h"
 
@@ -60,6 +60,6 @@ __global__ void route_split(sl_split_args a) {
 
 } /* namespace */
 
-int sl_route_split_cuda(const sl_split_args *args, sl_stream stream) {
+int sl_route_split_cuda(const sl_split_args *args, sl_cuda_stream stream) {
     return sl_launch(route_split, dim3(1), dim3(TILE), 0, stream, *args);
 }

@@ -29,6 +29,6 @@ __global__ void __launch_bounds__(N_THREAD) embed_kernel(sl_embed_args a) {
 
 } // namespace
 
-int sl_embed_cuda(const sl_embed_args *args, sl_stream stream) {
+int sl_embed_cuda(const sl_embed_args *args, sl_cuda_stream stream) {
     return sl_launch(embed_kernel, dim3(args->rows.max), dim3(N_THREAD), 0, stream, *args);
 }

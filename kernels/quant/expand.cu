@@ -32,14 +32,14 @@ template <sl_type type> __global__ void __launch_bounds__(N_THREAD) expand_kerne
     }
 }
 
-template <sl_type type> int launch(const sl_expand_args &a, sl_stream stream) {
+template <sl_type type> int launch(const sl_expand_args &a, sl_cuda_stream stream) {
     const dim3 grid((a.k + 8 * N_THREAD - 1) / (8 * N_THREAD), a.n_row < max_grid_y ? a.n_row : max_grid_y);
     return sl_launch(expand_kernel<type>, grid, dim3(N_THREAD), 0, stream, a);
 }
 
 } // namespace
 
-int sl_expand_cuda(const sl_expand_args *args, sl_stream stream) {
+int sl_expand_cuda(const sl_expand_args *args, sl_cuda_stream stream) {
     switch (args->type) {
     case SL_F32: return launch<SL_F32>(*args, stream);
     case SL_F16: return launch<SL_F16>(*args, stream);

@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(N_THREAD) random_kernel(sl_random_args a) {
 
 } // namespace
 
-int sl_random_cuda(const sl_random_args *args, sl_stream stream) {
+int sl_random_cuda(const sl_random_args *args, sl_cuda_stream stream) {
     const unsigned n_y = args->n_row < max_grid_y ? (unsigned)args->n_row : max_grid_y;
     const dim3 grid((count_units(args->type, args->k) + N_THREAD - 1) / N_THREAD, n_y);
     return sl_launch(random_kernel, grid, dim3(N_THREAD), 0, stream, *args);

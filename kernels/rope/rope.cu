@@ -20,7 +20,7 @@ static __global__ void rope_table(sl_rope_table_args a) {
     }
 }
 
-int sl_rope_table_cuda(const sl_rope_table_args *args, sl_stream stream) {
+int sl_rope_table_cuda(const sl_rope_table_args *args, sl_cuda_stream stream) {
     return sl_launch(rope_table, dim3(args->runs.max_tok, args->runs.n), dim3(THREADS), 0, stream, *args);
 }
 
@@ -39,7 +39,7 @@ template <class T> __global__ void rope(sl_rope_args a) {
     sl_store(hi, y * c + x * s);
 }
 
-int sl_rope_cuda(const sl_rope_args *args, sl_stream stream) {
+int sl_rope_cuda(const sl_rope_args *args, sl_cuda_stream stream) {
     const uint32_t n = args->n_head * (args->n_rot / 2);
     if (n == 0)
         return 0;

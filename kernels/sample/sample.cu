@@ -237,7 +237,7 @@ static __global__ void __launch_bounds__(MOST) sample(sl_sample_args a) {
             w->pool[best == -static_cast<double>(INFINITY) ? 0 : draw_one(draw, w, keep_likely(draw, w, k))]);
 }
 
-int sl_sample_cuda(const sl_sample_args *args, sl_stream stream) {
+int sl_sample_cuda(const sl_sample_args *args, sl_cuda_stream stream) {
     const unsigned threads = args->n_vocab <= SMALL ? FEW : MOST;
     return sl_launch(sample, dim3(args->n_row), dim3(threads), 0, stream, *args);
 }

@@ -12,9 +12,11 @@ template <class T> __device__ __forceinline__ float sl_scan_input(const T *r, co
     return s ? sl_silu(sl_load(r) + sl_load(s)) : sl_load(r);
 }
 
-/* The n channels of one head of one token, by a warp: m = RMSNorm(y silu(g)) w, or y where w is NULL. y is spent. */
+/* The n channels of one head of one token, by a warp: m = RMSNorm(y silu(g)) w, or y where w is NULL. y is
+ * spent. */
 template <class T>
-__device__ __forceinline__ void sl_scan_finish(float *y, const T *g, const float *w, T *m, uint32_t n, float eps) {
+__device__ __forceinline__ void sl_scan_finish(float *y, const T *g, const float *w, T *m, uint32_t n,
+                                               float eps) {
     const uint32_t lane = threadIdx.x % SL_SCAN_WARP;
     float squares = 0;
     for (uint32_t p = lane; w && p < n; p += SL_SCAN_WARP) {

@@ -1,10 +1,10 @@
-/* S4D scan of all heads on a CUDA device: a diagonal time-invariant state space with complex poles (Gu et al. 2022),
- * bridge.md step 4, from its inputs to the norm by heads.
+/* S4D scan of all heads on a CUDA device: a diagonal time-invariant state space with complex poles (Gu et al.
+ * 2022), bridge.md step 4, from its inputs to the norm by heads.
  *
- * A block walks one head of one run. A thread keeps POLES poles of one channel with their constants in registers, lanes
- * lie along the channels, rows of threads along the poles. Each row leaves its part of y of a tile of tokens in shared
- * memory, where the parts are added in the order of the poles. A head that has more channels or poles than the block
- * holds is walked in parts, each read and written once per tile of tokens. */
+ * A block walks one head of one run. A thread keeps POLES poles of one channel with their constants in
+ * registers, lanes lie along the channels, rows of threads along the poles. Each row leaves its part of y of a
+ * tile of tokens in shared memory, where the parts are added in the order of the poles. A head that has more
+ * channels or poles than the block holds is walked in parts, each read and written once per tile of tokens. */
 #include "kernels/cuda_kernels.h"
 #include "kernels/scan/scan_cuda.h"
 
@@ -46,8 +46,8 @@ struct poles {
 };
 
 /* The poles from pole on of channel c; there: the channel exists. Absent ones are zero. */
-__device__ __forceinline__ void load_poles(const sl_s4d_cuda_args &a, const float *state, uint32_t pole, uint64_t c,
-                                           bool there, poles &v) {
+__device__ __forceinline__ void load_poles(const sl_s4d_cuda_args &a, const float *state, uint32_t pole,
+                                           uint64_t c, bool there, poles &v) {
 #pragma unroll
     for (uint32_t i = 0; i < POLES; i++) {
         const bool used = there && pole + i < a.n_pole;
@@ -68,7 +68,8 @@ __device__ __forceinline__ void store_poles(const sl_s4d_cuda_args &a, float *st
 }
 
 /* r and, as the beginning of y, skip r of the channels from p0 on; past the head zeros. */
-template <class T> __device__ void stage(const s4d_launch &l, const place &at, const tile_memory &m, uint32_t p0) {
+template <class T>
+__device__ void stage(const s4d_launch &l, const place &at, const tile_memory &m, uint32_t p0) {
     const sl_s4d_cuda_args &a = l.a;
     for (uint32_t i = threadIdx.x; i < at.n * l.width; i += blockDim.x) {
         const uint32_t t = i / l.width, p = p0 + i % l.width;
@@ -99,7 +100,8 @@ __device__ __forceinline__ float step_poles(poles &v, float r) {
 }
 
 /* The tile's tokens through one part of the head; adds to y of the channels from p0 on. */
-__device__ __forceinline__ void walk(const s4d_launch &l, const tile_memory &m, uint32_t n_tok, uint32_t p0, poles &v) {
+__device__ __forceinline__ void walk(const s4d_launch &l, const tile_memory &m, uint32_t n_tok, uint32_t p0,
+                                     poles &v) {
     const uint32_t p = threadIdx.x % l.width, row = threadIdx.x / l.width;
     float *part = m.part + row * l.tile * l.width + p;
     for (uint32_t t = 0; t < n_tok; t++) part[t * l.width] = step_poles(v, m.r[t * l.width + p]);
@@ -114,8 +116,8 @@ __device__ __forceinline__ void walk(const s4d_launch &l, const tile_memory &m, 
 
 /* One tile. v holds the state from the first tile of the run to the last if the head has one part. */
 template <class T>
-__device__ __forceinline__ void walk_tile(const s4d_launch &l, const place &at, const tile_memory &m, float *state,
-                                          bool first, bool last, poles &v) {
+__device__ __forceinline__ void walk_tile(const s4d_launch &l, const place &at, const tile_memory &m,
+                                          float *state, bool first, bool last, poles &v) {
     const bool whole = l.n_width * l.n_depth == 1;
     for (uint32_t i = 0; i < l.n_width * l.n_depth; i++) {
         const uint32_t p0 = i / l.n_depth * l.width, p = p0 + threadIdx.x % l.width;
@@ -144,7 +146,8 @@ template <class T> __global__ void __launch_bounds__(THREADS, 2) scan_s4d(s4d_la
         at.n = min(l.tile, n_tok - from);
         walk_tile<T>(l, at, m, state, from == 0, from + at.n == n_tok, v);
         for (uint32_t t = threadIdx.x / WARP; t < at.n; t += blockDim.x / WARP)
-            sl_scan_finish(m.y + t * l.n_width * l.width, static_cast<const T *>(a.in) + (at.row + t) * a.in_stride + c,
+            sl_scan_finish(m.y + t * l.n_width * l.width,
+                           static_cast<const T *>(a.in) + (at.row + t) * a.in_stride + c,
                            a.norm ? a.norm + c : a.norm, static_cast<T *>(a.m) + (at.row + t) * a.m_stride + c,
                            a.head_dim, a.eps);
         __syncthreads();
@@ -168,7 +171,7 @@ s4d_launch plan(const sl_s4d_cuda_args &a) {
 
 } /* namespace */
 
-int sl_s4d_cuda(const sl_s4d_cuda_args *args, sl_stream stream) {
+int sl_s4d_cuda(const sl_s4d_cuda_args *args, sl_cuda_stream stream) {
     const s4d_launch l = plan(*args);
     const dim3 grid(args->e / args->head_dim, args->runs.n), block(l.width * l.rows);
     return sl_launch(args->act == SL_ACT_BF16 ? scan_s4d<sl_bf16> : scan_s4d<float>, grid, block,

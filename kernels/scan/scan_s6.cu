@@ -1,22 +1,28 @@
 /* S6 selective scan of all heads on a CUDA device: bridge.md step 4, from its inputs to the norm by heads.
  *
- * A block walks one head of one run. A thread keeps 4 channels x 4 states in registers; the lanes of a warp that share
- * channels lie side by side along the states and add their parts of y by shuffles. B, C, Delta r and the decays of a
- * tile of tokens wait in shared memory. A head that has more channels or states than the block's threads hold is
- * walked in parts, each read and written once per tile of tokens. A decode step is a tile of one token: the state
- * is read once and written once, four floats at a time.
+ * A block walks one head of one run. A thread keeps 4 channels x 4 states in registers; the lanes of a warp
+ * that share channels lie side by side along the states and add their parts of y by shuffles. B, C, Delta r and
+ * the decays of a tile of tokens wait in shared memory. A head that has more channels or states than the
+ * block's threads hold is walked in parts, each read and written once per tile of tokens. A decode step is a
+ * tile of one token: the state is read once and written once, four floats at a time.
  *
- * Why no chunked matrix form (SSD, Dao and Gu 2024): in chunks of 64 tokens it multiplies 64 (N + P) / 2 + 2 P N
- * times a token, 12 K at P = N = 64, and fetches both factors from shared memory; this has 4 P N operations, 16 K, on
- * registers. By count neither wins on f32 units (not measured), and on matrix units bf16 would not hold the bounds of
- * f32. In return every element takes the same steps wherever a sequence is cut: prefill, decode and resumed runs give
- * the same bits, no segment sums are needed and no decay is divided by another. */
+ * Why no chunked matrix form (SSD, Dao and Gu 2024): in chunks of 64 tokens it multiplies 64 (N + P) / 2 + 2 P
+ * N times a token, 12 K at P = N = 64, and fetches both factors from shared memory; this has 4 P N operations,
+ * 16 K, on registers. By count neither wins on f32 units (not measured), and on matrix units bf16 would not
+ * hold the bounds of f32. In return every element takes the same steps wherever a sequence is cut: prefill,
+ * decode and resumed runs give the same bits, no segment sums are needed and no decay is divided by another. */
 #include "kernels/cuda_kernels.h"
 #include "kernels/scan/scan_cuda.h"
 
 namespace {
 
-enum { WARP = 32, THREADS = 256, SIDE = 4 /* channels and states of a thread */, MAX_TILE = 32, TILE_FLOATS = 10240 };
+enum {
+    WARP = 32,
+    THREADS = 256,
+    SIDE = 4 /* channels and states of a thread */,
+    MAX_TILE = 32,
+    TILE_FLOATS = 10240
+};
 
 struct s6_launch {
     sl_s6_cuda_args a;
@@ -58,11 +64,13 @@ __device__ __forceinline__ uint64_t batch_row(const sl_s6_cuda_args &a, uint64_t
     return a.index ? a.index[row] : row;
 }
 
-template <class T> __device__ __forceinline__ const T *input(const sl_s6_cuda_args &a, uint64_t row, uint64_t column) {
+template <class T>
+__device__ __forceinline__ const T *input(const sl_s6_cuda_args &a, uint64_t row, uint64_t column) {
     return static_cast<const T *>(a.in) + row * a.in_stride + column;
 }
 
-template <class T> __device__ void stage_delta(const sl_s6_cuda_args &a, const place &at, const tile_memory &m) {
+template <class T>
+__device__ void stage_delta(const sl_s6_cuda_args &a, const place &at, const tile_memory &m) {
     const uint64_t column = 2ull * a.e + 2ull * a.n_group * a.n_state + at.head;
     for (uint32_t t = threadIdx.x; t < at.n; t += blockDim.x) {
         const uint64_t row = at.row + t;
@@ -155,13 +163,16 @@ __device__ __forceinline__ float sum_lanes(const float *y, uint32_t lane, uint32
     }
     const float give = upper ? even_odd[0] : even_odd[1], keep = upper ? even_odd[1] : even_odd[0];
     float sum = keep + __shfl_xor_sync(0xffffffffu, give, 2);
-    for (uint32_t step = 4; step < lanes; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, static_cast<int>(step));
+    for (uint32_t step = 4; step < lanes; step *= 2)
+        sum += __shfl_xor_sync(0xffffffffu, sum, static_cast<int>(step));
     return sum;
 }
 
 /* The tile's tokens through one part of the head; adds to y of the channels from p0 on. */
-__device__ __forceinline__ void walk(const s6_launch &l, const tile_memory &m, uint32_t n_tok, uint32_t p0, patch &v) {
-    const uint32_t lane = threadIdx.x % l.lanes, p = threadIdx.x / l.lanes * SIDE, y_stride = l.n_width * l.width;
+__device__ __forceinline__ void walk(const s6_launch &l, const tile_memory &m, uint32_t n_tok, uint32_t p0,
+                                     patch &v) {
+    const uint32_t lane = threadIdx.x % l.lanes, p = threadIdx.x / l.lanes * SIDE,
+                   y_stride = l.n_width * l.width;
     for (uint32_t t = 0; t < n_tok; t++) {
         float x[SIDE], b[SIDE], c[SIDE], y[SIDE];
         sl_load4(m.x + t * l.width + p, x);
@@ -175,8 +186,8 @@ __device__ __forceinline__ void walk(const s6_launch &l, const tile_memory &m, u
 
 /* One tile. v holds the state from the first tile of the run to the last if the head has one part. */
 template <class T>
-__device__ __forceinline__ void walk_tile(const s6_launch &l, const place &at, const tile_memory &m, float *head,
-                                          bool first, bool last, patch &v) {
+__device__ __forceinline__ void walk_tile(const s6_launch &l, const place &at, const tile_memory &m,
+                                          float *head, bool first, bool last, patch &v) {
     const bool whole = l.n_width * l.n_depth == 1;
     for (uint32_t part = 0; part < l.n_width * l.n_depth; part++) {
         const uint32_t p0 = part / l.n_depth * l.width, n0 = part % l.n_depth * l.depth;
@@ -210,8 +221,9 @@ template <class T> __global__ void __launch_bounds__(THREADS) scan_s6(s6_launch 
         at.n = min(l.tile, n_tok - from);
         walk_tile<T>(l, at, m, head, from == 0, from + at.n == n_tok, v);
         for (uint32_t t = threadIdx.x / WARP; t < at.n; t += blockDim.x / WARP)
-            sl_scan_finish(m.y + t * l.n_width * l.width, input<T>(a, at.row + t, c), a.norm ? a.norm + c : a.norm,
-                           static_cast<T *>(a.m) + (at.row + t) * a.m_stride + c, a.head_dim, a.eps);
+            sl_scan_finish(m.y + t * l.n_width * l.width, input<T>(a, at.row + t, c),
+                           a.norm ? a.norm + c : a.norm, static_cast<T *>(a.m) + (at.row + t) * a.m_stride + c,
+                           a.head_dim, a.eps);
         __syncthreads();
     }
 }
@@ -237,7 +249,7 @@ s6_launch plan(const sl_s6_cuda_args &a) {
 
 } /* namespace */
 
-int sl_s6_cuda(const sl_s6_cuda_args *args, sl_stream stream) {
+int sl_s6_cuda(const sl_s6_cuda_args *args, sl_cuda_stream stream) {
     const s6_launch l = plan(*args);
     const dim3 grid(args->e / args->head_dim, args->runs.n), block(l.width / SIDE * l.lanes);
     return sl_launch(args->act == SL_ACT_BF16 ? scan_s6<sl_bf16> : scan_s6<float>, grid, block,

@@ -1,7 +1,7 @@
-/* Level 1 of the dispatch: what a device does for a session. One struct of functions per kind of device. A device
- * owns the recurrent state of all slots (one slab), their growing KV stores and the memory of the graph's values; a
- * session owns everything else. Functions that reach the device can fail (SL_E_MEMORY, SL_E_DEVICE); after SL_E_DEVICE
- * a device only fails and can only be closed. */
+/* Level 1 of the dispatch: what a device does for a session. One struct of functions per kind of device. A
+ * device owns the recurrent state of all slots (one slab), their growing KV stores and the memory of the
+ * graph's values; a session owns everything else. Functions that reach the device can fail (SL_E_MEMORY,
+ * SL_E_DEVICE); after SL_E_DEVICE a device only fails and can only be closed. */
 #ifndef SL_BACKEND_BACKEND_H
 #define SL_BACKEND_BACKEND_H
 
@@ -30,7 +30,7 @@ typedef struct sl_batch {
     const int32_t *tokens;   /* [n_tok] */
     const sl_batch_run *runs;
     const uint32_t *out_rows; /* [n_out] rows whose logits are wanted, increasing */
-    float *const *out;       /* [n_out] where each goes, [n_vocab]; NULL: nowhere, a token is drawn on the device */
+    float *const *out; /* [n_out] where each goes, [n_vocab]; NULL: nowhere, a token is drawn on the device */
     const sl_draw *draws;    /* [n_draw] how, for those with out NULL in their order */
     int32_t *drawn;          /* [n_draw] the tokens */
     size_t n_tok, n_run, n_out, n_draw;
@@ -51,7 +51,7 @@ typedef struct sl_backend {
     void (*close)(sl_device *device);
     /* Room for n_pos positions in the slot's KV stores; contents stay. */
     sl_status (*reserve)(sl_device *device, size_t slot, uint64_t n_pos, sl_error *err);
-    /* Runs the graph and advances the states. The KV stores must have been reserved. */
+    /* Runs the graph and advances the states. KV stores must have been reserved. SL_E_MEMORY: it has not begun. */
     sl_status (*execute)(sl_device *device, const sl_batch *batch, sl_error *err);
     sl_status (*reset)(sl_device *device, size_t slot, sl_error *err);
     /* dst gets src's state after n_pos tokens; dst's KV must have been reserved. */

@@ -11,7 +11,9 @@
 #include "base/mem.h"
 #include "os/os.h"
 
-static uint64_t position_bytes(const sl_device *device) { return sl_kv_token_bytes(device->graph, device->kv_f16); }
+static uint64_t position_bytes(const sl_device *device) {
+    return sl_kv_token_bytes(device->graph, device->kv_f16);
+}
 
 static void cpu_close(sl_device *device) {
     if (!device) return;
@@ -52,7 +54,8 @@ static sl_status pages(void **out, uint64_t a, uint64_t b, uint64_t *bytes, cons
 
 static sl_status open_memory(sl_device *device, sl_error *err) {
     const sl_graph *g = device->graph;
-    SL_TRY(pages((void **)&device->arena, g->arena_bytes, device->n_batch, &device->arena_bytes, "activations", err));
+    SL_TRY(pages((void **)&device->arena, g->arena_bytes, device->n_batch, &device->arena_bytes, "activations",
+                 err));
     SL_TRY(pages((void **)&device->states, (uint64_t)g->state_floats * sizeof(float), device->n_slot,
                  &device->states_bytes, "recurrent states", err));
     SL_TRY(sl_alloc((void **)&device->kv, device->n_slot, sizeof *device->kv, "KV stores", err));
@@ -62,7 +65,8 @@ static sl_status open_memory(sl_device *device, sl_error *err) {
     return sl_alloc((void **)&device->scratch, device->n_thread, device->scratch_bytes, "scratch", err);
 }
 
-static sl_status cpu_open(const sl_graph *graph, const sl_device_params *params, sl_device **out, sl_error *err) {
+static sl_status cpu_open(const sl_graph *graph, const sl_device_params *params, sl_device **out,
+                          sl_error *err) {
     *out = NULL;
     const char *bad;
     unsigned features = sl_cpu_features_allowed(&bad);
@@ -94,8 +98,8 @@ static uint64_t kv_rows(const sl_device *device, uint64_t n_pos, size_t *bytes) 
 }
 
 /* Copies n_pos positions of every row between stores of different capacity. */
-static void copy_kv(const sl_device *device, uint8_t *to, uint64_t to_cap, const uint8_t *from, uint64_t from_cap,
-                    uint64_t n_pos) {
+static void copy_kv(const sl_device *device, uint8_t *to, uint64_t to_cap, const uint8_t *from,
+                    uint64_t from_cap, uint64_t n_pos) {
     size_t bytes, to_bytes, from_bytes;
     uint64_t rows = kv_rows(device, n_pos, &bytes);
     kv_rows(device, to_cap, &to_bytes);
@@ -112,7 +116,8 @@ static sl_status cpu_reserve(sl_device *device, size_t slot, uint64_t n_pos, sl_
     uint8_t *data = sl_mul(cap, position_bytes(device), &bytes) ? sl_os_pages(bytes) : NULL;
     if (!data)
         return sl_fail(err, SL_E_MEMORY, "out of memory: %llu x %llu bytes for the KV store of %llu positions",
-                       (unsigned long long)cap, (unsigned long long)position_bytes(device), (unsigned long long)n_pos);
+                       (unsigned long long)cap, (unsigned long long)position_bytes(device),
+                       (unsigned long long)n_pos);
     copy_kv(device, data, cap, kv->data, kv->cap, kv->cap);
     sl_os_pages_free(kv->data, kv->cap * position_bytes(device));
     *kv = (sl_kv){ data, cap };
@@ -175,7 +180,8 @@ static sl_status cpu_write_state(sl_device *device, size_t slot, const float *in
 }
 
 static sl_status cpu_copy(sl_device *device, size_t src, size_t dst, uint64_t n_pos, sl_error *err) {
-    copy_kv(device, device->kv[dst].data, device->kv[dst].cap, device->kv[src].data, device->kv[src].cap, n_pos);
+    copy_kv(device, device->kv[dst].data, device->kv[dst].cap, device->kv[src].data, device->kv[src].cap,
+            n_pos);
     return cpu_read_state(device, src, slot_floats(device, dst), err);
 }
 
@@ -255,7 +261,8 @@ static sl_status cpu_execute(sl_device *device, const sl_batch *batch, sl_error 
 #pragma omp parallel num_threads((int)threads_for(device, batch->n_tok))
     {
         /* The system may give fewer threads than asked for. */
-        const sl_pass pass = { device, device->graph, &device->kernels, batch, (size_t)omp_get_num_threads(), &barrier };
+        const sl_pass pass = { device,  device->graph, &device->kernels, batch, (size_t)omp_get_num_threads(),
+                               &barrier };
         run_nodes(&pass, (size_t)omp_get_thread_num());
     }
     return SL_OK;

@@ -85,7 +85,8 @@ static void take_all(carve *c, sl_device *d) {
 
 sl_status sl_cuda_lay_out(sl_device *device, uint64_t *n_bytes, sl_error *err) {
     carve c = { 0 };
-    SL_TRY(sl_alloc((void **)&device->domains, device->graph->n_domain, sizeof *device->domains, "token lists", err));
+    SL_TRY(sl_alloc((void **)&device->domains, device->graph->n_domain, sizeof *device->domains, "token lists",
+                    err));
     take_all(&c, device);
     *n_bytes = c.at;
     free(device->domains);
@@ -100,11 +101,13 @@ static sl_status open_block(sl_device *d, sl_error *err) {
     SL_TRY(failed(d, cudaMalloc((void **)&d->block, n_bytes), "memory for states and activations", err));
     carve c = { d->block, 0 };
     take_all(&c, d);
-    SL_TRY(failed(d, cudaMemsetAsync(d->states, 0, d->graph->state_floats * d->n_slot * sizeof(float), d->stream),
+    SL_TRY(failed(d,
+                  cudaMemsetAsync(d->states, 0, d->graph->state_floats * d->n_slot * sizeof(float), d->stream),
                   "clearing states", err));
-    SL_TRY(failed(d, cudaMemsetAsync(d->kv_slots, 0, d->n_slot * sizeof *d->kv_slots, d->stream), "clearing states", err));
-    return failed(d, cudaMemsetAsync(d->tallies, 0, 2 * d->graph->n_domain * sizeof *d->tallies, d->stream), "clearing states",
-                  err);
+    SL_TRY(failed(d, cudaMemsetAsync(d->kv_slots, 0, d->n_slot * sizeof *d->kv_slots, d->stream),
+                  "clearing states", err));
+    return failed(d, cudaMemsetAsync(d->tallies, 0, 2 * d->graph->n_domain * sizeof *d->tallies, d->stream),
+                  "clearing states", err);
 }
 
 static sl_status open_pinned(sl_device *d, sl_error *err) {
@@ -179,7 +182,8 @@ static sl_status open_parts(sl_device *d, const sl_device_params *params, sl_err
     return sync(d, "starting", err);
 }
 
-static sl_status cuda_open(const sl_graph *graph, const sl_device_params *params, sl_device **out, sl_error *err) {
+static sl_status cuda_open(const sl_graph *graph, const sl_device_params *params, sl_device **out,
+                           sl_error *err) {
     sl_device *d;
     *out = NULL;
     SL_TRY(sl_alloc((void **)&d, 1, sizeof *d, "the device", err));
@@ -206,14 +210,15 @@ static uint64_t kv_row_bytes(const sl_device *d, uint64_t n_pos) {
 }
 
 /* n_pos positions of every row between stores of different capacity. */
-static cudaError_t copy_kv(sl_device *d, void *to, uint64_t to_cap, const void *from, uint64_t from_cap, uint64_t n_pos,
-                           enum cudaMemcpyKind kind) {
+static cudaError_t copy_kv(sl_device *d, void *to, uint64_t to_cap, const void *from, uint64_t from_cap,
+                           uint64_t n_pos, enum cudaMemcpyKind kind) {
     if (!n_pos || !kv_rows(d)) return cudaSuccess;
-    return cudaMemcpy2DAsync(to, kv_row_bytes(d, to_cap), from, kv_row_bytes(d, from_cap), kv_row_bytes(d, n_pos), kv_rows(d),
-                             kind, d->stream);
+    return cudaMemcpy2DAsync(to, kv_row_bytes(d, to_cap), from, kv_row_bytes(d, from_cap),
+                             kv_row_bytes(d, n_pos), kv_rows(d), kind, d->stream);
 }
 
-/* Doubles, so that a growing sequence is copied O(1) times per token. Captured passes find the new place in kv_slots. */
+/* Doubles, so that a growing sequence is copied O(1) times per token. Captured passes find the new place in
+ * kv_slots. */
 static sl_status cuda_reserve(sl_device *d, size_t slot, uint64_t n_pos, sl_error *err) {
     SL_TRY(check(d, err));
     sl_kv_slot *kv = &d->kv[slot], grown = { NULL, kv->cap ? 2 * kv->cap : 256 };
@@ -223,12 +228,13 @@ static sl_status cuda_reserve(sl_device *d, size_t slot, uint64_t n_pos, sl_erro
     cudaError_t e = cudaMalloc(&grown.data, bytes);
     if (e == cudaErrorMemoryAllocation) {
         cudaGetLastError();
-        return sl_fail(err, SL_E_MEMORY, "cuda:%d: out of memory: %.2f GB for the KV store of %llu positions", d->ordinal,
-                       (double)bytes / 1e9, (unsigned long long)grown.cap);
+        return sl_fail(err, SL_E_MEMORY, "cuda:%d: out of memory: %.2f GB for the KV store of %llu positions",
+                       d->ordinal, (double)bytes / 1e9, (unsigned long long)grown.cap);
     }
     SL_TRY(failed(d, e, "memory for a KV store", err));
     e = copy_kv(d, grown.data, grown.cap, kv->data, kv->cap, kv->cap, cudaMemcpyDeviceToDevice);
-    if (e == cudaSuccess) e = cudaMemcpyAsync(&d->kv_slots[slot], &grown, sizeof grown, cudaMemcpyHostToDevice, d->stream);
+    if (e == cudaSuccess)
+        e = cudaMemcpyAsync(&d->kv_slots[slot], &grown, sizeof grown, cudaMemcpyHostToDevice, d->stream);
     if (e == cudaSuccess) e = cudaStreamSynchronize(d->stream);
     cudaFree(e == cudaSuccess ? kv->data : grown.data);
     if (e == cudaSuccess) *kv = grown;
@@ -252,8 +258,8 @@ static sl_status cuda_write_kv(sl_device *d, size_t slot, uint64_t n_pos, const 
 static sl_status cuda_fill_kv(sl_device *d, size_t slot, uint64_t n_pos, sl_error *err) {
     SL_TRY(check(d, err));
     if (!kv_rows(d) || !n_pos) return SL_OK;
-    int e = sl_fill_kv_cuda(d->kv[slot].data, d->kv[slot].cap, n_pos, kv_rows(d), (uint32_t)d->graph->kv_head_dim, d->kv_f16,
-                            d->stream);
+    int e = sl_fill_kv_cuda(d->kv[slot].data, d->kv[slot].cap, n_pos, kv_rows(d),
+                            (uint32_t)d->graph->kv_head_dim, d->kv_f16, d->stream);
     return failed(d, (cudaError_t)e, "filling a KV store", err);
 }
 
@@ -264,19 +270,22 @@ static size_t slot_bytes(const sl_device *d) { return d->graph->state_floats * s
 
 static sl_status cuda_reset(sl_device *d, size_t slot, sl_error *err) {
     SL_TRY(check(d, err));
-    return failed(d, cudaMemsetAsync(slot_floats(d, slot), 0, slot_bytes(d), d->stream), "clearing a state", err);
+    return failed(d, cudaMemsetAsync(slot_floats(d, slot), 0, slot_bytes(d), d->stream), "clearing a state",
+                  err);
 }
 
 static sl_status cuda_read_state(sl_device *d, size_t slot, float *out, sl_error *err) {
     SL_TRY(check(d, err));
-    SL_TRY(failed(d, cudaMemcpyAsync(out, slot_floats(d, slot), slot_bytes(d), cudaMemcpyDeviceToHost, d->stream),
+    SL_TRY(failed(d,
+                  cudaMemcpyAsync(out, slot_floats(d, slot), slot_bytes(d), cudaMemcpyDeviceToHost, d->stream),
                   "reading a state", err));
     return sync(d, "reading a state", err);
 }
 
 static sl_status cuda_write_state(sl_device *d, size_t slot, const float *in, sl_error *err) {
     SL_TRY(check(d, err));
-    SL_TRY(failed(d, cudaMemcpyAsync(slot_floats(d, slot), in, slot_bytes(d), cudaMemcpyHostToDevice, d->stream),
+    SL_TRY(failed(d,
+                  cudaMemcpyAsync(slot_floats(d, slot), in, slot_bytes(d), cudaMemcpyHostToDevice, d->stream),
                   "writing a state", err));
     return sync(d, "writing a state", err);
 }
@@ -284,9 +293,10 @@ static sl_status cuda_write_state(sl_device *d, size_t slot, const float *in, sl
 static sl_status cuda_copy(sl_device *d, size_t src, size_t dst, uint64_t n_pos, sl_error *err) {
     SL_TRY(check(d, err));
     const sl_kv_slot *from = &d->kv[src], *to = &d->kv[dst];
-    cudaError_t e = cudaMemcpyAsync(slot_floats(d, dst), slot_floats(d, src), slot_bytes(d), cudaMemcpyDeviceToDevice,
-                                    d->stream);
-    if (e == cudaSuccess) e = copy_kv(d, to->data, to->cap, from->data, from->cap, n_pos, cudaMemcpyDeviceToDevice);
+    cudaError_t e = cudaMemcpyAsync(slot_floats(d, dst), slot_floats(d, src), slot_bytes(d),
+                                    cudaMemcpyDeviceToDevice, d->stream);
+    if (e == cudaSuccess)
+        e = copy_kv(d, to->data, to->cap, from->data, from->cap, n_pos, cudaMemcpyDeviceToDevice);
     return failed(d, e, "copying a state", err);
 }
 
@@ -309,7 +319,8 @@ static sl_status launch_pass(const sl_cuda_pass *pass, sl_error *err) {
     sl_device *d = pass->device;
     const sl_node *node = pass->graph->nodes;
     char what[64];
-    cudaError_t e = cudaMemcpyAsync(d->input_block, d->pinned, d->input_bytes, cudaMemcpyHostToDevice, d->stream);
+    cudaError_t e =
+        cudaMemcpyAsync(d->input_block, d->pinned, d->input_bytes, cudaMemcpyHostToDevice, d->stream);
     SL_TRY(failed(d, e, "copying a batch", err));
     e = (cudaError_t)sl_cuda_launch_nodes(pass, &node);
     snprintf(what, sizeof what, "launching %s of layer %u", sl_op_name(node->op), node->layer);
@@ -324,16 +335,19 @@ static bool is_decode(const sl_batch *b) {
 static sl_status capture(const sl_cuda_pass *pass, cudaGraphExec_t *exec, sl_error *err) {
     sl_device *d = pass->device;
     cudaGraph_t graph = NULL;
-    SL_TRY(failed(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal), "capturing a pass", err));
+    SL_TRY(failed(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal), "capturing a pass",
+                  err));
     sl_status status = launch_pass(pass, err);
     cudaError_t e = cudaStreamEndCapture(d->stream, &graph);
     if (status == SL_OK) status = failed(d, e, "capturing a pass", err);
-    if (status == SL_OK) status = failed(d, cudaGraphInstantiate(exec, graph, 0), "preparing a captured pass", err);
+    if (status == SL_OK)
+        status = failed(d, cudaGraphInstantiate(exec, graph, 0), "preparing a captured pass", err);
     if (graph) cudaGraphDestroy(graph);
     return status;
 }
 
-/* The first pass of a shape runs as it is, which loads its kernels; the second is captured, the rest are replayed. */
+/* The first pass of a shape runs as it is, which loads its kernels; the second is captured, the rest are
+ * replayed. */
 static sl_status run_decode(const sl_cuda_pass *pass, sl_error *err) {
     sl_device *d = pass->device;
     cudaGraphExec_t *exec = &d->graphs[pass->batch->n_run];
@@ -349,14 +363,18 @@ static sl_status run_decode(const sl_cuda_pass *pass, sl_error *err) {
 static sl_status draw(sl_device *d, const sl_batch *b, sl_error *err) {
     size_t n = 0;
     if (!b->n_draw) return SL_OK;
-    cudaError_t e = cudaMemcpyAsync(d->draws, b->draws, b->n_draw * sizeof *b->draws, cudaMemcpyHostToDevice, d->stream);
+    cudaError_t e =
+        cudaMemcpyAsync(d->draws, b->draws, b->n_draw * sizeof *b->draws, cudaMemcpyHostToDevice, d->stream);
     for (size_t i = 0; i < b->n_out && e == cudaSuccess;) {
         size_t first = i;
         while (i < b->n_out && !b->out[i]) i++;
         if (i > first) {
-            const sl_sample_args args = { .logits = d->logits + first * d->graph->n_vocab, .draws = d->draws + n,
-                                          .tokens = d->drawn + n, .stride = d->graph->n_vocab,
-                                          .n_row = (uint32_t)(i - first), .n_vocab = (uint32_t)d->graph->n_vocab };
+            const sl_sample_args args = { .logits = d->logits + first * d->graph->n_vocab,
+                                          .draws = d->draws + n,
+                                          .tokens = d->drawn + n,
+                                          .stride = d->graph->n_vocab,
+                                          .n_row = (uint32_t)(i - first),
+                                          .n_vocab = (uint32_t)d->graph->n_vocab };
             e = (cudaError_t)sl_sample_cuda(&args, d->stream);
             n += i - first;
         } else i++;
@@ -414,8 +432,8 @@ static size_t cuda_threads(const sl_device *d) {
     return 1;
 }
 
-/* Deep tokens since the last time. A router's rows in a decode step are its runs as well; in prefill every run has deep
- * rows nearly always: then this counts the smaller of both. */
+/* Deep tokens since the last time. A router's rows in a decode step are its runs as well; in prefill every run
+ * has deep rows nearly always: then this counts the smaller of both. */
 static void count_routed(sl_device *d, const unsigned long long *tallies) {
     for (size_t i = 0; i < d->graph->n_node; i++) {
         const sl_node *node = &d->graph->nodes[i];
@@ -441,8 +459,20 @@ static sl_counters *cuda_counters(sl_device *d) {
 }
 
 const sl_backend sl_backend_cuda = {
-    .name = "cuda", .draws = true, .open = cuda_open, .close = cuda_close, .reserve = cuda_reserve, .execute = cuda_execute,
-    .reset = cuda_reset, .copy = cuda_copy, .read_state = cuda_read_state, .write_state = cuda_write_state,
-    .read_kv = cuda_read_kv, .write_kv = cuda_write_kv, .fill_kv = cuda_fill_kv, .wait = cuda_wait,
-    .threads = cuda_threads, .counters = cuda_counters,
+    .name = "cuda",
+    .draws = true,
+    .open = cuda_open,
+    .close = cuda_close,
+    .reserve = cuda_reserve,
+    .execute = cuda_execute,
+    .reset = cuda_reset,
+    .copy = cuda_copy,
+    .read_state = cuda_read_state,
+    .write_state = cuda_write_state,
+    .read_kv = cuda_read_kv,
+    .write_kv = cuda_write_kv,
+    .fill_kv = cuda_fill_kv,
+    .wait = cuda_wait,
+    .threads = cuda_threads,
+    .counters = cuda_counters,
 };

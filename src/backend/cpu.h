@@ -66,7 +66,8 @@ static inline size_t sl_batch_row(const sl_domain *domain, size_t row) {
     return domain->index ? domain->index[row] : row;
 }
 /* The rows of run in a domain: *from .. *to-1. */
-static inline void sl_run_rows(const sl_pass *pass, const sl_domain *domain, size_t run, size_t *from, size_t *to) {
+static inline void sl_run_rows(const sl_pass *pass, const sl_domain *domain, size_t run, size_t *from,
+                               size_t *to) {
     const sl_batch_run *r = &pass->batch->runs[run];
     *from = domain->run_start ? domain->run_start[run] : r->start;
     *to = domain->run_start ? domain->run_start[run + 1] : r->start + r->n_tok;
@@ -79,9 +80,11 @@ static inline void *sl_scratch(const sl_pass *pass, size_t thread) {
 }
 
 /* Positions of one key/value head: what is 0 for K, 1 for V. */
-static inline uint8_t *sl_kv_head(const sl_device *device, size_t slot, const sl_attention *p, size_t what, size_t head) {
+static inline uint8_t *sl_kv_head(const sl_device *device, size_t slot, const sl_attention *p, size_t what,
+                                  size_t head) {
     const sl_kv *kv = &device->kv[slot];
-    return kv->data + ((2 * p->kv + what) * p->n_kv_head + head) * kv->cap * p->head_dim * (device->kv_f16 ? 2 : 4);
+    return kv->data +
+           ((2 * p->kv + what) * p->n_kv_head + head) * kv->cap * p->head_dim * (device->kv_f16 ? 2 : 4);
 }
 
 /* A node's work of one thread. All threads call it; a barrier follows. */

@@ -9,7 +9,8 @@
 
 static void run_embed(const sl_pass *pass, const sl_node *node, size_t thread) {
     const sl_kernels *k = pass->kernels;
-    const sl_expand_fn expand[SL_N_TYPE] = { k->expand_f32, k->expand_f16, k->expand_bf16, k->expand_q8, k->expand_q4 };
+    const sl_expand_fn expand[SL_N_TYPE] = { k->expand_f32, k->expand_f16, k->expand_bf16, k->expand_q8,
+                                             k->expand_q4 };
     const sl_tensor *table = node->u.table;
     size_t from, to;
     sl_share(pass->batch->n_tok, 1, thread, pass->n_thread, &from, &to);
@@ -41,7 +42,8 @@ static void run_silu_mul(const sl_pass *pass, const sl_node *node, size_t thread
     size_t n = sl_domain_of(pass, node->domain)->n, first, last;
     /* Few tokens: split the channels; many: the tokens. */
     sl_share(n, 1, n < pass->n_thread ? 0 : thread, n < pass->n_thread ? 1 : pass->n_thread, &from, &to);
-    sl_share(width, 16, n < pass->n_thread ? thread : 0, n < pass->n_thread ? pass->n_thread : 1, &first, &last);
+    sl_share(width, 16, n < pass->n_thread ? thread : 0, n < pass->n_thread ? pass->n_thread : 1, &first,
+             &last);
     for (size_t t = from; t < to && first < last; t++) {
         float *gate = sl_row(pass, node->in[0], t) + first;
         pass->kernels->silu_mul(gate, sl_row(pass, node->in[1], t) + first, gate, last - first);
@@ -72,8 +74,8 @@ static void add_bias(float *tile, size_t stride, const float *bias, size_t n_row
 }
 
 /* Where a finished tile goes: a logits row, or rho times added to the residual stream. */
-static void store_tile(const sl_pass *pass, const sl_node *node, const float *tile, size_t row, size_t n_row, size_t tok,
-                       size_t n_tok) {
+static void store_tile(const sl_pass *pass, const sl_node *node, const float *tile, size_t row, size_t n_row,
+                       size_t tok, size_t n_tok) {
     const sl_linear *p = &node->u.linear;
     const sl_domain *domain = sl_domain_of(pass, node->domain);
     const float *rho = p->rho == SL_NO_VALUE ? NULL : sl_domain_of(pass, (uint32_t)p->rho)->rho;
@@ -88,15 +90,16 @@ static void store_tile(const sl_pass *pass, const sl_node *node, const float *ti
     }
 }
 
-static void linear_tile(const sl_pass *pass, const sl_node *node, float *tile, size_t row, size_t n_row, size_t tok,
-                        size_t n_tok) {
+static void linear_tile(const sl_pass *pass, const sl_node *node, float *tile, size_t row, size_t n_row,
+                        size_t tok, size_t n_tok) {
     const sl_linear *p = &node->u.linear;
     const uint8_t *w = (const uint8_t *)p->w->data + row * p->w->row_bytes;
     bool direct = !p->head && p->acc == SL_NO_VALUE;
     float *y = direct ? sl_row(pass, node->out, tok) + row : tile;
     size_t stride = direct ? sl_row_stride(pass, node->out) : TILE_ROWS;
-    gemm_of(pass->kernels, p->w->type)(w, p->w->row_bytes, sl_row(pass, p->x, tok), pass->graph->values[p->x].row_bytes,
-                                       y, stride, n_row, n_tok, (size_t)sl_spec_width(&p->w->spec));
+    gemm_of(pass->kernels, p->w->type)(w, p->w->row_bytes, sl_row(pass, p->x, tok),
+                                       pass->graph->values[p->x].row_bytes, y, stride, n_row, n_tok,
+                                       (size_t)sl_spec_width(&p->w->spec));
     if (p->bias) add_bias(y, stride, p->bias + row, n_row, n_tok);
     if (!direct) store_tile(pass, node, tile, row, n_row, tok, n_tok);
 }
@@ -116,15 +119,16 @@ static void run_block_linear(const sl_pass *pass, const sl_node *node, size_t th
     size_t from, to;
     sl_share((size_t)w->spec.shape[0], 1, thread, pass->n_thread, &from, &to);
     for (size_t i = from; i < to; i++)
-        gemm_of(pass->kernels, w->type)((const uint8_t *)w->data + i * b * w->row_bytes, w->row_bytes,
-                                        sl_row(pass, node->in[0], 0) + i * b,
-                                        pass->graph->values[node->in[0]].row_bytes,
-                                        sl_row(pass, node->out, 0) + i * b, sl_row_stride(pass, node->out), b, n_tok, b);
+        gemm_of(pass->kernels,
+                w->type)((const uint8_t *)w->data + i * b * w->row_bytes, w->row_bytes,
+                         sl_row(pass, node->in[0], 0) + i * b, pass->graph->values[node->in[0]].row_bytes,
+                         sl_row(pass, node->out, 0) + i * b, sl_row_stride(pass, node->out), b, n_tok, b);
 }
 
 /* ---- routing ------------------------------------------------------------------------------------ */
 
-/* rho = max(0, (sigma(z) - tau) / (1 - tau)) in the form that is exact near tau = 1 (docs/bridge.md, step 2). */
+/* rho = max(0, (sigma(z) - tau) / (1 - tau)) in the form that is exact near tau = 1 (docs/bridge.md, step 2).
+ */
 static float router_rho(float z, float tau) {
     if (tau >= 1) return 0;
     float rho = 1 - 1 / (1 + expf(z)) / (1 - tau);
@@ -139,8 +143,8 @@ static void run_route_score(const sl_pass *pass, const sl_node *node, size_t thr
     size_t from, to;
     sl_share(pass->batch->n_tok, 1, thread, pass->n_thread, &from, &to);
     if (from < to)
-        pass->kernels->gemm_f32(p->w, u->width * sizeof(float), sl_row(pass, node->in[0], from), u->row_bytes, rho + from,
-                                1, 1, to - from, u->width);
+        pass->kernels->gemm_f32(p->w, u->width * sizeof(float), sl_row(pass, node->in[0], from), u->row_bytes,
+                                rho + from, 1, 1, to - from, u->width);
     for (size_t t = from; t < to; t++) rho[t] = router_rho(rho[t] + p->b[0], tau);
 }
 

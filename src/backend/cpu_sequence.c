@@ -43,7 +43,8 @@ void sl_cpu_ssm_input(const sl_pass *pass, const sl_node *node, size_t thread) {
         float *delta = r + p->e + 2 * p->n_group * p->n_state;
         pass->kernels->silu_add(r, sl_row(pass, node->in[1], at), r, p->e);
         if (p->n_state)
-            pass->kernels->softplus(delta, p->dt_bias, delta, domain->rho ? domain->rho[at] : 1.0f, p->e / p->head_dim);
+            pass->kernels->softplus(delta, p->dt_bias, delta, domain->rho ? domain->rho[at] : 1.0f,
+                                    p->e / p->head_dim);
     }
 }
 
@@ -54,7 +55,8 @@ static void gate_and_norm(const sl_pass *pass, float *y, const float *g, const f
     pass->kernels->rmsnorm(y, norm, y, n_head, head_dim, head_dim, eps);
 }
 
-static void s6_head(const sl_pass *pass, const sl_node *node, size_t head, size_t slot, size_t first, size_t n_tok) {
+static void s6_head(const sl_pass *pass, const sl_node *node, size_t head, size_t slot, size_t first,
+                    size_t n_tok) {
     const sl_s6 *p = &node->u.s6;
     const size_t c = head * p->head_dim, group = head / (p->e / p->head_dim / p->n_group);
     const float *in = sl_row(pass, node->in[0], first), *b = in + 2 * p->e + group * p->n_state;
@@ -101,8 +103,8 @@ void sl_cpu_s4d(const sl_pass *pass, const sl_node *node, size_t thread) {
         };
         pass->kernels->scan_s4d(&args);
         for (size_t t = 0; t < run->n_tok; t++)
-            gate_and_norm(pass, y + t * args.y_stride, in + t * args.r_stride, p->norm + c, to - from, p->head_dim,
-                          p->eps);
+            gate_and_norm(pass, y + t * args.y_stride, in + t * args.r_stride, p->norm + c, to - from,
+                          p->head_dim, p->eps);
     }
 }
 
@@ -115,15 +117,28 @@ void sl_cpu_bridge(const sl_pass *pass, const sl_node *node, size_t thread) {
     for (size_t r = 0; r < pass->batch->n_run && c < end; r++) {
         const sl_batch_run *run = &pass->batch->runs[r];
         const sl_bridge_args args = {
-            .s = sl_row(pass, node->in[0], run->start) + c, .q = sl_row(pass, node->in[1], run->start) + p->e + c,
-            .gate_i = sl_row(pass, node->in[2], run->start) + c, .gate_f = sl_row(pass, node->in[3], run->start) + c,
-            .bias_i = p->bias_i + c, .bias_f = p->bias_f + c, .lambda = p->lambda + c, .kappa = p->kappa + c,
-            .omega = p->omega + c, .gamma = p->gamma + c, .m = sl_row(pass, node->in[4], routed ? 0 : run->start) + c,
-            .rho = routed ? deep->rho + run->start : NULL, .deep_row = routed ? deep->row_of + run->start : NULL,
-            .h = sl_slot_state(pass, node, run->slot) + c, .o = sl_row(pass, node->out, run->start) + c,
-            .s_stride = sl_row_stride(pass, node->in[0]), .q_stride = sl_row_stride(pass, node->in[1]),
-            .gate_stride = sl_row_stride(pass, node->in[2]), .m_stride = sl_row_stride(pass, node->in[4]),
-            .o_stride = sl_row_stride(pass, node->out), .n = end - c, .n_tok = run->n_tok,
+            .s = sl_row(pass, node->in[0], run->start) + c,
+            .q = sl_row(pass, node->in[1], run->start) + p->e + c,
+            .gate_i = sl_row(pass, node->in[2], run->start) + c,
+            .gate_f = sl_row(pass, node->in[3], run->start) + c,
+            .bias_i = p->bias_i + c,
+            .bias_f = p->bias_f + c,
+            .lambda = p->lambda + c,
+            .kappa = p->kappa + c,
+            .omega = p->omega + c,
+            .gamma = p->gamma + c,
+            .m = sl_row(pass, node->in[4], routed ? 0 : run->start) + c,
+            .rho = routed ? deep->rho + run->start : NULL,
+            .deep_row = routed ? deep->row_of + run->start : NULL,
+            .h = sl_slot_state(pass, node, run->slot) + c,
+            .o = sl_row(pass, node->out, run->start) + c,
+            .s_stride = sl_row_stride(pass, node->in[0]),
+            .q_stride = sl_row_stride(pass, node->in[1]),
+            .gate_stride = sl_row_stride(pass, node->in[2]),
+            .m_stride = sl_row_stride(pass, node->in[4]),
+            .o_stride = sl_row_stride(pass, node->out),
+            .n = end - c,
+            .n_tok = run->n_tok,
         };
         pass->kernels->bridge(&args);
     }
@@ -184,8 +199,8 @@ void sl_cpu_kv_store(const sl_pass *pass, const sl_node *node, size_t thread) {
     each_token(pass, node, thread, store_kv);
 }
 
-static void attend(const sl_pass *pass, const sl_node *node, size_t thread, const sl_batch_run *run, size_t head,
-                   size_t first) {
+static void attend(const sl_pass *pass, const sl_node *node, size_t thread, const sl_batch_run *run,
+                   size_t head, size_t first) {
     const sl_attention *p = &node->u.attention;
     const sl_device *device = pass->device;
     size_t group = p->n_head / p->n_kv_head, row = run->start + first;

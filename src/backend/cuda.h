@@ -1,9 +1,10 @@
 /* Inside of the CUDA backend: the device, its plan of the graph's values, and the nodes' launches.
  *
- * All work of a device goes to one stream. A pass puts its tokens, slots and positions into pinned memory, copies them
- * to the device in one piece and launches the nodes; nothing waits inside. What a launch's shape depends on is known to the
- * host (numbers of rows and runs); what depends on the data (deep rows, positions, pointers of growing KV stores) is
- * read from device memory, so that a decode pass can be captured once and replayed. */
+ * All work of a device goes to one stream. A pass puts its tokens, slots and positions into pinned memory,
+ * copies them to the device in one piece and launches the nodes; nothing waits inside. What a launch's shape
+ * depends on is known to the host (numbers of rows and runs); what depends on the data (deep rows, positions,
+ * pointers of growing KV stores) is read from device memory, so that a decode pass can be captured once and
+ * replayed. */
 #ifndef SL_BACKEND_CUDA_H
 #define SL_BACKEND_CUDA_H
 
@@ -23,13 +24,16 @@ typedef struct sl_cuda_plan {
     int32_t *alias;      /* [n_value] the value that stands for it */
     bool *is_f32;        /* [n_value] f32 also where activations are bf16 */
     size_t arena_bytes;  /* per batch token */
-    uint64_t expand_bytes, sum_floats; /* scratch of products through cuBLAS: expanded weights; f32 sums per batch token */
+    uint64_t expand_bytes,
+        sum_floats; /* scratch of products through cuBLAS: expanded weights; f32 sums per batch token */
     uint64_t attention_floats;         /* scratch of a decode pass with n_slot runs */
 } sl_cuda_plan;
 
-sl_status sl_cuda_plan_make(const sl_graph *graph, const sl_device_params *params, sl_cuda_plan *plan, sl_error *err);
+sl_status sl_cuda_plan_make(const sl_graph *graph, const sl_device_params *params, sl_cuda_plan *plan,
+                            sl_error *err);
 void sl_cuda_plan_release(sl_cuda_plan *plan);
-/* Whether cuBLAS can take the weights as they are, and otherwise how many rows of them are expanded at a time. */
+/* Whether cuBLAS can take the weights as they are, and otherwise how many rows of them are expanded at a time.
+ */
 bool sl_cuda_is_plain(const sl_cuda_plan *plan, const sl_tensor *w);
 uint64_t sl_cuda_piece(const sl_cuda_plan *plan, const sl_tensor *w);
 /* Calls f for everything in host memory that the nodes read: matrices with their tensor, floats without. */
@@ -38,7 +42,11 @@ void sl_cuda_constants(const sl_graph *graph, sl_cuda_constant_fn f, void *arg);
 
 /* ---- weights: one copy per graph and device, shared by its sessions -------------------------------- */
 
-typedef struct sl_cuda_item { const void *host; const sl_tensor *tensor; uint64_t n_bytes, offset; } sl_cuda_item;
+typedef struct sl_cuda_item {
+    const void *host;
+    const sl_tensor *tensor;
+    uint64_t n_bytes, offset;
+} sl_cuda_item;
 typedef struct sl_cuda_weights {
     const sl_graph *graph;
     int ordinal;
@@ -55,7 +63,8 @@ static inline uint64_t sl_cuda_laid_out(uint64_t n_bytes) { return (n_bytes + 25
 /* The layout only: items, offsets, n_bytes. */
 sl_status sl_cuda_weights_lay_out(const sl_graph *graph, sl_cuda_weights *weights, sl_error *err);
 /* Finds or uploads; the device is current. */
-sl_status sl_cuda_weights_open(const sl_graph *graph, const sl_device_params *params, sl_cuda_weights **out, sl_error *err);
+sl_status sl_cuda_weights_open(const sl_graph *graph, const sl_device_params *params, sl_cuda_weights **out,
+                               sl_error *err);
 void sl_cuda_weights_close(sl_cuda_weights *weights);
 void sl_cuda_weights_release_layout(sl_cuda_weights *weights); /* of one that was only laid out */
 bool sl_cuda_weights_resident(const sl_graph *graph, int ordinal); /* uploaded already */
@@ -123,7 +132,8 @@ struct sl_device {
 /* Bytes of the device's block, from graph, plan, n_slot and n_batch. */
 sl_status sl_cuda_lay_out(sl_device *device, uint64_t *n_bytes, sl_error *err);
 /* SL_E_MEMORY, with what is needed and what would fit, if the current device has too little free memory. */
-sl_status sl_cuda_check_fit(const sl_graph *graph, const sl_device_params *params, bool resident, sl_error *err);
+sl_status sl_cuda_check_fit(const sl_graph *graph, const sl_device_params *params, bool resident,
+                            sl_error *err);
 
 /* One pass being launched. */
 typedef struct sl_cuda_pass {
@@ -136,7 +146,9 @@ typedef struct sl_cuda_pass {
 /* Launches the nodes in order; *node is the one that failed. Returns a cudaError_t. */
 int sl_cuda_launch_nodes(const sl_cuda_pass *pass, const sl_node **node);
 
-static inline int32_t sl_cuda_alias(const sl_device *device, int32_t value) { return device->plan.alias[value]; }
+static inline int32_t sl_cuda_alias(const sl_device *device, int32_t value) {
+    return device->plan.alias[value];
+}
 static inline void *sl_cuda_value(const sl_device *device, int32_t value) {
     return device->arena + device->plan.values[sl_cuda_alias(device, value)].offset_rows * device->n_batch;
 }

@@ -1,5 +1,6 @@
-/* cuBLAS is loaded when the first device opens, version 13 or 12, so that the program needs neither to start nor to be
- * linked. The few prototypes and constants below are its documented binary interface (cuBLAS Library, NVIDIA). */
+/* cuBLAS is loaded when the first device opens, version 13 or 12, so that the program needs neither to start
+ * nor to be linked. The few prototypes and constants below are its documented binary interface (cuBLAS Library,
+ * NVIDIA). */
 #include "backend/cuda_blas.h"
 
 #include <stdio.h>
@@ -11,12 +12,12 @@ enum { R_32F = 0, R_16BF = 14, COMPUTE_32F = 68, OP_N = 0, OP_T = 1, ALGO_DEFAUL
 
 typedef int (*create_fn)(void **handle);
 typedef int (*destroy_fn)(void *handle);
-typedef int (*set_stream_fn)(void *handle, sl_stream stream);
+typedef int (*set_stream_fn)(void *handle, sl_cuda_stream stream);
 typedef int (*set_workspace_fn)(void *handle, void *workspace, size_t n_bytes);
 typedef int (*get_version_fn)(void *handle, int *version);
-typedef int (*gemm_fn)(void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, int a_type,
-                       int lda, const void *b, int b_type, int ldb, const void *beta, void *c, int c_type, int ldc,
-                       int compute_type, int algo);
+typedef int (*gemm_fn)(void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a,
+                       int a_type, int lda, const void *b, int b_type, int ldb, const void *beta, void *c,
+                       int c_type, int ldc, int compute_type, int algo);
 
 /* One library for the process: the symbols that all handles share. */
 static struct library {
@@ -50,8 +51,9 @@ static int product(sl_blas *blas, sl_act act, bool y_f32, size_t n_row, size_t n
                    size_t w_stride, const void *x, size_t x_stride, void *y, size_t y_stride) {
     const float one = 1, zero = 0;
     const int type = act == SL_ACT_F32 ? R_32F : R_16BF;
-    return library.gemm(blas->handle, OP_T, OP_N, (int)n_row, (int)n_tok, (int)k, &one, w, type, (int)w_stride, x, type,
-                        (int)x_stride, &zero, y, y_f32 ? R_32F : type, (int)y_stride, COMPUTE_32F, ALGO_DEFAULT);
+    return library.gemm(blas->handle, OP_T, OP_N, (int)n_row, (int)n_tok, (int)k, &one, w, type, (int)w_stride,
+                        x, type, (int)x_stride, &zero, y, y_f32 ? R_32F : type, (int)y_stride, COMPUTE_32F,
+                        ALGO_DEFAULT);
 }
 
 static bool failed(sl_blas *blas, const char *why, int status) {
@@ -60,16 +62,18 @@ static bool failed(sl_blas *blas, const char *why, int status) {
     return false;
 }
 
-bool sl_blas_open(sl_blas *blas, sl_stream stream, void *workspace, size_t n_bytes) {
+bool sl_blas_open(sl_blas *blas, sl_cuda_stream stream, void *workspace, size_t n_bytes) {
     *blas = (sl_blas){ .product = product };
     int status, version = 0;
     if (!library.gemm && !load_library()) return failed(blas, "no cuBLAS 12 or 13 found", 0);
     if ((status = library.create(&blas->handle))) return failed(blas, "cuBLAS does not start", status);
-    if ((status = library.set_stream(blas->handle, stream))) return failed(blas, "cuBLAS takes no stream", status);
+    if ((status = library.set_stream(blas->handle, stream)))
+        return failed(blas, "cuBLAS takes no stream", status);
     if ((status = n_bytes ? library.set_workspace(blas->handle, workspace, n_bytes) : 0))
         return failed(blas, "cuBLAS takes no workspace", status);
     library.get_version(blas->handle, &version);
-    snprintf(blas->name, sizeof blas->name, "cuBLAS %d.%d.%d", version / 10000, version / 100 % 100, version % 100);
+    snprintf(blas->name, sizeof blas->name, "cuBLAS %d.%d.%d", version / 10000, version / 100 % 100,
+             version % 100);
     return true;
 }
 

@@ -7,15 +7,16 @@
 typedef struct sl_blas {
     void *handle;
     char name[64]; /* "cuBLAS 12.6.4", or why there is none */
-    /* y[t][r] = sum_i w[r][i] x[t][i]: w [n_row, w_stride] and x [n_tok, x_stride] of type act, y [n_tok, y_stride] of
-     * type act or f32; sums in f32 (no TF32). Device pointers, strides in elements. Returns 0 or cuBLAS's status. */
-    int (*product)(struct sl_blas *blas, sl_act act, bool y_f32, size_t n_row, size_t n_tok, size_t k, const void *w,
-                   size_t w_stride, const void *x, size_t x_stride, void *y, size_t y_stride);
+    /* y[t][r] = sum_i w[r][i] x[t][i]: w [n_row, w_stride] and x [n_tok, x_stride] of type act, y [n_tok,
+     * y_stride] of type act or f32; sums in f32 (no TF32). Device pointers, strides in elements. Returns 0 or
+     * cuBLAS's status. */
+    int (*product)(struct sl_blas *blas, sl_act act, bool y_f32, size_t n_row, size_t n_tok, size_t k,
+                   const void *w, size_t w_stride, const void *x, size_t x_stride, void *y, size_t y_stride);
 } sl_blas;
 
-/* Opens cuBLAS on the current device for work on the stream; workspace: n_bytes of device memory that it may use as
- * long as it is open (0: none). False: it is not there or does not work; blas->name says why. */
-bool sl_blas_open(sl_blas *blas, sl_stream stream, void *workspace, size_t n_bytes);
+/* Opens cuBLAS on the current device for work on the stream; workspace: n_bytes of device memory that it may
+ * use as long as it is open (0: none). False: it is not there or does not work; blas->name says why. */
+bool sl_blas_open(sl_blas *blas, sl_cuda_stream stream, void *workspace, size_t n_bytes);
 void sl_blas_close(sl_blas *blas); /* also of one that was not opened */
 
 #endif

@@ -16,7 +16,9 @@ bool sl_cuda_is_test_device(void) {
 #endif
 }
 
-static void versions(int version, char text[16]) { snprintf(text, 16, "%d.%d", version / 1000, version / 10 % 100); }
+static void versions(int version, char text[16]) {
+    snprintf(text, 16, "%d.%d", version / 1000, version / 10 % 100);
+}
 
 /* Why cudaGetDeviceCount gave nothing. */
 static void explain(cudaError_t e, char *reason) {
@@ -29,7 +31,8 @@ static void explain(cudaError_t e, char *reason) {
     if (!driver) snprintf(reason, 200, "no CUDA driver was found (this build needs one for CUDA %s)", want);
     else if (e == cudaErrorInsufficientDriver)
         snprintf(reason, 200, "the driver is for CUDA %s, expected %s or later", have, want);
-    else if (e == cudaErrorNoDevice || e == cudaSuccess) snprintf(reason, 200, "the driver sees no CUDA device");
+    else if (e == cudaErrorNoDevice || e == cudaSuccess)
+        snprintf(reason, 200, "the driver sees no CUDA device");
     else snprintf(reason, 200, "the driver says: %s", cudaGetErrorString(e));
 }
 
@@ -49,10 +52,11 @@ static void describe(int ordinal, sl_device_info *d) {
     if (e == cudaSuccess) e = cudaSetDevice(ordinal);
     if (e == cudaSuccess) e = cudaMemGetInfo(&free_bytes, &all);
     d->free_bytes = free_bytes;
-    if (e != cudaSuccess) snprintf(d->reason, sizeof d->reason, "it does not answer: %s", cudaGetErrorString(e));
+    if (e != cudaSuccess)
+        snprintf(d->reason, sizeof d->reason, "it does not answer: %s", cudaGetErrorString(e));
     else if (d->capability < LEAST_CAPABILITY)
-        snprintf(d->reason, sizeof d->reason, "compute capability %d.%d, expected %d.%d or more", d->capability / 10,
-                 d->capability % 10, LEAST_CAPABILITY / 10, LEAST_CAPABILITY % 10);
+        snprintf(d->reason, sizeof d->reason, "compute capability %d.%d, expected %d.%d or more",
+                 d->capability / 10, d->capability % 10, LEAST_CAPABILITY / 10, LEAST_CAPABILITY % 10);
     else d->usable = true;
 }
 
@@ -69,7 +73,8 @@ size_t sl_cuda_devices(sl_device_info *devices, size_t cap, char *reason) {
 
 /* ---- what fits ---------------------------------------------------------------------------------- */
 
-sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, sl_cuda_need *need, sl_error *err) {
+sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, sl_cuda_need *need,
+                        sl_error *err) {
     sl_cuda_weights weights = { 0 };
     sl_device device = { .graph = graph, .n_slot = params->n_slot, .n_batch = params->n_batch };
     SL_TRY(sl_cuda_plan_make(graph, params, &device.plan, err));
@@ -79,7 +84,8 @@ sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, s
     };
     uint64_t block = 0;
     if (status == SL_OK) status = sl_cuda_lay_out(&device, &block, err);
-    need->activations = block - need->states + (uint64_t)graph->n_vocab * sizeof(float) * sl_min(params->n_slot, params->n_batch);
+    need->activations = block - need->states +
+                        (uint64_t)graph->n_vocab * sizeof(float) * sl_min(params->n_slot, params->n_batch);
     need->all = need->weights + need->states + need->activations;
     sl_cuda_plan_release(&device.plan);
     sl_cuda_weights_release_layout(&weights);
@@ -99,7 +105,8 @@ static uint64_t weights_as(const sl_cuda_weights *w, sl_type type) {
 }
 
 /* ", as q4 it would need 4.1 GB" for the largest type that fits, if any does. */
-static void suggest(const sl_graph *graph, const sl_cuda_need *need, uint64_t free_bytes, char *text, size_t size) {
+static void suggest(const sl_graph *graph, const sl_cuda_need *need, uint64_t free_bytes, char *text,
+                    size_t size) {
     static const sl_type types[] = { SL_BF16, SL_Q8, SL_Q4 };
     sl_cuda_weights w = { 0 };
     snprintf(text, size, "; no type of it would fit");
@@ -113,19 +120,22 @@ static void suggest(const sl_graph *graph, const sl_cuda_need *need, uint64_t fr
     sl_cuda_weights_release_layout(&w);
 }
 
-sl_status sl_cuda_check_fit(const sl_graph *graph, const sl_device_params *params, bool resident, sl_error *err) {
+sl_status sl_cuda_check_fit(const sl_graph *graph, const sl_device_params *params, bool resident,
+                            sl_error *err) {
     sl_cuda_need need;
     size_t free_bytes = 0, all = 0;
     char hint[80];
     SL_TRY(sl_cuda_needs(graph, params, &need, err));
     cudaError_t e = cudaMemGetInfo(&free_bytes, &all);
     if (e != cudaSuccess)
-        return sl_fail(err, SL_E_DEVICE, "cuda:%d: asking for free memory: %s", params->ordinal, cudaGetErrorString(e));
+        return sl_fail(err, SL_E_DEVICE, "cuda:%d: asking for free memory: %s", params->ordinal,
+                       cudaGetErrorString(e));
     if (need.all - (resident ? need.weights : 0) <= free_bytes) return SL_OK;
     suggest(graph, &need, free_bytes, hint, sizeof hint);
-    return sl_fail(err, SL_E_MEMORY,
-                   "cuda:%d: out of memory: the model needs %.2f GB (weights %.2f, states of %zu sequences %.2f, "
-                   "activations %.2f), %.2f GB are free%s", params->ordinal, (double)need.all / 1e9,
-                   (double)need.weights / 1e9, params->n_slot, (double)need.states / 1e9, (double)need.activations / 1e9,
-                   (double)free_bytes / 1e9, hint);
+    return sl_fail(
+        err, SL_E_MEMORY,
+        "cuda:%d: out of memory: the model needs %.2f GB (weights %.2f, states of %zu sequences %.2f, "
+        "activations %.2f), %.2f GB are free%s",
+        params->ordinal, (double)need.all / 1e9, (double)need.weights / 1e9, params->n_slot,
+        (double)need.states / 1e9, (double)need.activations / 1e9, (double)free_bytes / 1e9, hint);
 }

@@ -16,7 +16,8 @@ static sl_rows rows_of(const sl_cuda_pass *pass, uint32_t domain) {
     const sl_cuda_domain *d = &pass->device->domains[domain];
     const uint32_t n_tok = (uint32_t)pass->batch->n_tok;
     if (domain == SL_ALL) return (sl_rows){ NULL, NULL, n_tok };
-    if (domain == SL_OUTPUTS) return (sl_rows){ NULL, pass->device->input.out_rows, (uint32_t)pass->batch->n_out };
+    if (domain == SL_OUTPUTS)
+        return (sl_rows){ NULL, pass->device->input.out_rows, (uint32_t)pass->batch->n_out };
     return (sl_rows){ d->n, d->index, n_tok };
 }
 
@@ -27,14 +28,15 @@ static sl_runs runs_of(const sl_cuda_pass *pass, uint32_t domain) {
 }
 
 static sl_slab slab_of(const sl_cuda_pass *pass, const sl_node *node) {
-    return (sl_slab){ pass->device->states + pass->graph->states[node->state].offset, pass->graph->state_floats };
+    return (sl_slab){ pass->device->states + pass->graph->states[node->state].offset,
+                      pass->graph->state_floats };
 }
 
 /* Short names for a value's address and stride. */
 static void *at(const sl_cuda_pass *pass, int32_t value) { return sl_cuda_value(pass->device, value); }
 static size_t stride(const sl_cuda_pass *pass, int32_t value) { return sl_cuda_stride(pass->device, value); }
 static sl_act act(const sl_cuda_pass *pass) { return pass->device->plan.act; }
-static sl_stream stream(const sl_cuda_pass *pass) { return pass->device->stream; }
+static sl_cuda_stream stream(const sl_cuda_pass *pass) { return pass->device->stream; }
 /* Elements of a value of activations, from channel c on. */
 static const void *from_channel(const sl_cuda_pass *pass, int32_t value, size_t c) {
     return (const uint8_t *)at(pass, value) + c * sl_act_size(act(pass));
@@ -55,18 +57,30 @@ static int launch_embed(const sl_cuda_pass *pass, const sl_node *node) {
 static int launch_norm(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_norm *p = &node->u.norm;
     const sl_norm_args args = {
-        .x = at(pass, node->in[0]), .w = find_floats(pass, p->w), .y = at(pass, node->out),
-        .x_stride = stride(pass, node->in[0]), .y_stride = stride(pass, node->out), .n_group = (uint32_t)p->n_group,
-        .n = (uint32_t)p->n, .w_step = (uint32_t)p->w_step, .eps = p->eps,
-        .x_f32 = sl_cuda_value_size(pass->device, node->in[0]) == 4, .act = act(pass), .rows = rows_of(pass, node->domain),
+        .x = at(pass, node->in[0]),
+        .w = find_floats(pass, p->w),
+        .y = at(pass, node->out),
+        .x_stride = stride(pass, node->in[0]),
+        .y_stride = stride(pass, node->out),
+        .n_group = (uint32_t)p->n_group,
+        .n = (uint32_t)p->n,
+        .w_step = (uint32_t)p->w_step,
+        .eps = p->eps,
+        .x_f32 = sl_cuda_value_size(pass->device, node->in[0]) == 4,
+        .act = act(pass),
+        .rows = rows_of(pass, node->domain),
     };
     return sl_rmsnorm_cuda(&args, stream(pass));
 }
 
 static int launch_silu_mul(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_silu_args args = {
-        .gate = at(pass, node->in[0]), .up = at(pass, node->in[1]), .gate_stride = stride(pass, node->in[0]),
-        .up_stride = stride(pass, node->in[1]), .n = (uint32_t)pass->graph->values[node->in[0]].width, .act = act(pass),
+        .gate = at(pass, node->in[0]),
+        .up = at(pass, node->in[1]),
+        .gate_stride = stride(pass, node->in[0]),
+        .up_stride = stride(pass, node->in[1]),
+        .n = (uint32_t)pass->graph->values[node->in[0]].width,
+        .act = act(pass),
         .rows = rows_of(pass, node->domain),
     };
     return sl_silu_mul_cuda(&args, stream(pass));
@@ -75,9 +89,12 @@ static int launch_silu_mul(const sl_cuda_pass *pass, const sl_node *node) {
 static int launch_gather(const sl_cuda_pass *pass, const sl_node *node) {
     const size_t size = sl_cuda_value_size(pass->device, node->out);
     const sl_gather_args args = {
-        .src = at(pass, node->in[0]), .dst = at(pass, node->out), .src_stride_bytes = stride(pass, node->in[0]) * size,
+        .src = at(pass, node->in[0]),
+        .dst = at(pass, node->out),
+        .src_stride_bytes = stride(pass, node->in[0]) * size,
         .dst_stride_bytes = stride(pass, node->out) * size,
-        .bytes = (uint32_t)sl_round_up(pass->graph->values[node->out].width * size, 16), .rows = rows_of(pass, node->domain),
+        .bytes = (uint32_t)sl_round_up(pass->graph->values[node->out].width * size, 16),
+        .rows = rows_of(pass, node->domain),
     };
     return sl_gather_cuda(&args, stream(pass));
 }
@@ -88,7 +105,8 @@ static int launch_gather(const sl_cuda_pass *pass, const sl_node *node) {
 static const sl_node *norm_behind(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_node *norm = node;
     while (norm > pass->graph->nodes && norm->out != node->in[0]) norm--;
-    assert(norm->op == SL_OP_NORM && norm->u.norm.n_group == 1 && sl_cuda_value_size(pass->device, norm->in[0]) == 4);
+    assert(norm->op == SL_OP_NORM && norm->u.norm.n_group == 1 &&
+           sl_cuda_value_size(pass->device, norm->in[0]) == 4);
     return norm;
 }
 
@@ -96,9 +114,15 @@ static int launch_route_score(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_router *p = &node->u.router;
     const sl_node *norm = norm_behind(pass, node);
     const sl_route_args args = {
-        .x = at(pass, norm->in[0]), .norm = find_floats(pass, norm->u.norm.w), .w = find_floats(pass, p->w),
-        .b = find_floats(pass, p->b), .rho = pass->device->domains[p->domain].rho, .x_stride = stride(pass, norm->in[0]),
-        .d = (uint32_t)norm->u.norm.n, .eps = norm->u.norm.eps, .tau = isnan(pass->batch->tau) ? p->tau : pass->batch->tau,
+        .x = at(pass, norm->in[0]),
+        .norm = find_floats(pass, norm->u.norm.w),
+        .w = find_floats(pass, p->w),
+        .b = find_floats(pass, p->b),
+        .rho = pass->device->domains[p->domain].rho,
+        .x_stride = stride(pass, norm->in[0]),
+        .d = (uint32_t)norm->u.norm.n,
+        .eps = norm->u.norm.eps,
+        .tau = isnan(pass->batch->tau) ? p->tau : pass->batch->tau,
         .rows = rows_of(pass, SL_ALL),
     };
     return sl_route_score_cuda(&args, stream(pass));
@@ -107,8 +131,14 @@ static int launch_route_score(const sl_cuda_pass *pass, const sl_node *node) {
 static int launch_route_split(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_cuda_domain *d = &pass->device->domains[node->u.router.domain];
     const sl_split_args args = {
-        .rho = d->rho, .start = pass->device->input.run_start, .n = d->n, .index = d->index, .row_of = d->row_of,
-        .deep_start = d->deep_start, .tally = d->tally, .n_tok = (uint32_t)pass->batch->n_tok,
+        .rho = d->rho,
+        .start = pass->device->input.run_start,
+        .n = d->n,
+        .index = d->index,
+        .row_of = d->row_of,
+        .deep_start = d->deep_start,
+        .tally = d->tally,
+        .n_tok = (uint32_t)pass->batch->n_tok,
         .n_run = (uint32_t)pass->batch->n_run,
     };
     return sl_route_split_cuda(&args, stream(pass));
@@ -157,20 +187,27 @@ static int blas_part(const sl_cuda_pass *pass, const sl_product_args *a, bool pl
     if (!plain) {
         w = d->expanded;
         w_stride = sl_round_up(a->k, 8);
-        const sl_expand_args expand = { .w = a->w, .w_row_bytes = a->w_row_bytes, .type = a->type, .act = a->act,
-                                        .dst = d->expanded, .dst_stride = w_stride, .n_row = a->n_row, .k = a->k };
+        const sl_expand_args expand = { .w = a->w,
+                                        .w_row_bytes = a->w_row_bytes,
+                                        .type = a->type,
+                                        .act = a->act,
+                                        .dst = d->expanded,
+                                        .dst_stride = w_stride,
+                                        .n_row = a->n_row,
+                                        .k = a->k };
         int e = sl_expand_cuda(&expand, d->stream);
         if (e) return e;
     }
     const bool direct = !a->bias && a->out != SL_OUT_ADD;
-    int e = d->blas.product(&d->blas, a->act, !direct || a->out == SL_OUT_F32, a->n_row, a->rows.max, a->k, w, w_stride, a->x,
-                            a->x_stride, direct ? a->y : d->sums, direct ? a->y_stride : a->n_row);
+    int e =
+        d->blas.product(&d->blas, a->act, !direct || a->out == SL_OUT_F32, a->n_row, a->rows.max, a->k, w,
+                        w_stride, a->x, a->x_stride, direct ? a->y : d->sums, direct ? a->y_stride : a->n_row);
     if (e) return cudaErrorUnknown; /* cuBLAS has codes of its own */
     return direct ? 0 : sl_store_cuda(a, d->sums, a->n_row, d->stream);
 }
 
-/* cuBLAS wants the number of rows from the host: for a routed product that is all rows of the batch, of which those
- * beyond the deep ones are computed in vain. */
+/* cuBLAS wants the number of rows from the host: for a routed product that is all rows of the batch, of which
+ * those beyond the deep ones are computed in vain. */
 static int launch_linear(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_product_args a = product_args(pass, node);
     const sl_tensor *w = node->u.linear.w;
@@ -188,9 +225,17 @@ static int launch_linear(const sl_cuda_pass *pass, const sl_node *node) {
 static int launch_block_linear(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_tensor *w = node->u.linear.w;
     const sl_block_args args = {
-        .w = find(pass, w->data), .w_row_bytes = w->row_bytes, .type = w->type, .act = act(pass), .x = at(pass, node->in[0]),
-        .y = at(pass, node->out), .x_stride = stride(pass, node->in[0]), .y_stride = stride(pass, node->out),
-        .n_block = (uint32_t)w->spec.shape[0], .b = (uint32_t)w->spec.shape[1], .rows = rows_of(pass, node->domain),
+        .w = find(pass, w->data),
+        .w_row_bytes = w->row_bytes,
+        .type = w->type,
+        .act = act(pass),
+        .x = at(pass, node->in[0]),
+        .y = at(pass, node->out),
+        .x_stride = stride(pass, node->in[0]),
+        .y_stride = stride(pass, node->out),
+        .n_block = (uint32_t)w->spec.shape[0],
+        .b = (uint32_t)w->spec.shape[1],
+        .rows = rows_of(pass, node->domain),
     };
     return sl_block_linear_cuda(&args, stream(pass));
 }
@@ -209,7 +254,8 @@ static int launch_conv(const sl_cuda_pass *pass, const sl_node *node) {
     return sl_conv_gate_cuda(&args, stream(pass));
 }
 
-/* The node in front of a scan prepares r and Delta on the CPU; here the scan does it, and takes s from there. */
+/* The node in front of a scan prepares r and Delta on the CPU; here the scan does it, and takes s from there.
+ */
 static int32_t input_of(const sl_node *node) {
     assert(node[-1].op == SL_OP_SSM_INPUT);
     return node[-1].in[1];
@@ -221,12 +267,26 @@ static int launch_s6(const sl_cuda_pass *pass, const sl_node *node) {
     const bool routed = node->domain != SL_ALL;
     const sl_cuda_domain *d = &pass->device->domains[node->domain];
     const sl_s6_cuda_args args = {
-        .in = at(pass, node->in[0]), .s = at(pass, s), .rho = routed ? d->rho : NULL, .decay = find_floats(pass, p->decay),
-        .dt_bias = find_floats(pass, p->dt_bias), .skip = find_floats(pass, p->skip), .norm = find_floats(pass, p->norm),
-        .m = at(pass, node->out), .state = slab_of(pass, node), .in_stride = stride(pass, node->in[0]),
-        .s_stride = stride(pass, s), .m_stride = stride(pass, node->out), .e = (uint32_t)p->e,
-        .head_dim = (uint32_t)p->head_dim, .n_state = (uint32_t)p->n_state, .n_group = (uint32_t)p->n_group, .eps = p->eps,
-        .act = act(pass), .runs = runs_of(pass, node->domain), .index = routed ? d->index : NULL,
+        .in = at(pass, node->in[0]),
+        .s = at(pass, s),
+        .rho = routed ? d->rho : NULL,
+        .decay = find_floats(pass, p->decay),
+        .dt_bias = find_floats(pass, p->dt_bias),
+        .skip = find_floats(pass, p->skip),
+        .norm = find_floats(pass, p->norm),
+        .m = at(pass, node->out),
+        .state = slab_of(pass, node),
+        .in_stride = stride(pass, node->in[0]),
+        .s_stride = stride(pass, s),
+        .m_stride = stride(pass, node->out),
+        .e = (uint32_t)p->e,
+        .head_dim = (uint32_t)p->head_dim,
+        .n_state = (uint32_t)p->n_state,
+        .n_group = (uint32_t)p->n_group,
+        .eps = p->eps,
+        .act = act(pass),
+        .runs = runs_of(pass, node->domain),
+        .index = routed ? d->index : NULL,
     };
     return sl_s6_cuda(&args, stream(pass));
 }
@@ -235,11 +295,23 @@ static int launch_s4d(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_s4d *p = &node->u.s4d;
     const int32_t s = input_of(node);
     const sl_s4d_cuda_args args = {
-        .in = at(pass, node->in[0]), .s = at(pass, s), .a = find_floats(pass, p->a), .k = find_floats(pass, p->k),
-        .skip = find_floats(pass, p->skip), .norm = find_floats(pass, p->norm), .m = at(pass, node->out),
-        .state = slab_of(pass, node), .in_stride = stride(pass, node->in[0]), .s_stride = stride(pass, s),
-        .m_stride = stride(pass, node->out), .e = (uint32_t)p->e, .head_dim = (uint32_t)p->head_dim,
-        .n_pole = (uint32_t)p->n_pole, .eps = p->eps, .act = act(pass), .runs = runs_of(pass, SL_ALL),
+        .in = at(pass, node->in[0]),
+        .s = at(pass, s),
+        .a = find_floats(pass, p->a),
+        .k = find_floats(pass, p->k),
+        .skip = find_floats(pass, p->skip),
+        .norm = find_floats(pass, p->norm),
+        .m = at(pass, node->out),
+        .state = slab_of(pass, node),
+        .in_stride = stride(pass, node->in[0]),
+        .s_stride = stride(pass, s),
+        .m_stride = stride(pass, node->out),
+        .e = (uint32_t)p->e,
+        .head_dim = (uint32_t)p->head_dim,
+        .n_pole = (uint32_t)p->n_pole,
+        .eps = p->eps,
+        .act = act(pass),
+        .runs = runs_of(pass, SL_ALL),
     };
     return sl_s4d_cuda(&args, stream(pass));
 }
@@ -250,13 +322,28 @@ static int launch_bridge(const sl_cuda_pass *pass, const sl_node *node) {
     const bool routed = domain != SL_ALL;
     const sl_cuda_domain *d = &pass->device->domains[domain];
     const sl_bridge_cuda_args args = {
-        .s = at(pass, node->in[0]), .q = from_channel(pass, node->in[1], p->e), .gate_i = at(pass, node->in[2]),
-        .gate_f = at(pass, node->in[3]), .m = at(pass, node->in[4]), .bias_i = find_floats(pass, p->bias_i),
-        .bias_f = find_floats(pass, p->bias_f), .lambda = find_floats(pass, p->lambda), .kappa = find_floats(pass, p->kappa),
-        .omega = find_floats(pass, p->omega), .gamma = find_floats(pass, p->gamma), .rho = routed ? d->rho : NULL,
-        .row_of = routed ? d->row_of : NULL, .o = at(pass, node->out), .state = slab_of(pass, node),
-        .s_stride = stride(pass, node->in[0]), .q_stride = stride(pass, node->in[1]), .gate_stride = stride(pass, node->in[2]),
-        .m_stride = stride(pass, node->in[4]), .o_stride = stride(pass, node->out), .e = (uint32_t)p->e, .act = act(pass),
+        .s = at(pass, node->in[0]),
+        .q = from_channel(pass, node->in[1], p->e),
+        .gate_i = at(pass, node->in[2]),
+        .gate_f = at(pass, node->in[3]),
+        .m = at(pass, node->in[4]),
+        .bias_i = find_floats(pass, p->bias_i),
+        .bias_f = find_floats(pass, p->bias_f),
+        .lambda = find_floats(pass, p->lambda),
+        .kappa = find_floats(pass, p->kappa),
+        .omega = find_floats(pass, p->omega),
+        .gamma = find_floats(pass, p->gamma),
+        .rho = routed ? d->rho : NULL,
+        .row_of = routed ? d->row_of : NULL,
+        .o = at(pass, node->out),
+        .state = slab_of(pass, node),
+        .s_stride = stride(pass, node->in[0]),
+        .q_stride = stride(pass, node->in[1]),
+        .gate_stride = stride(pass, node->in[2]),
+        .m_stride = stride(pass, node->in[4]),
+        .o_stride = stride(pass, node->out),
+        .e = (uint32_t)p->e,
+        .act = act(pass),
         .runs = runs_of(pass, SL_ALL),
     };
     return sl_bridge_cuda(&args, stream(pass));
@@ -266,8 +353,11 @@ static int launch_bridge(const sl_cuda_pass *pass, const sl_node *node) {
 
 static int launch_rope_table(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_graph *g = pass->graph;
-    const sl_rope_table_args args = { .inv_freq = find_floats(pass, g->inv_freq), .table = at(pass, node->out),
-                                      .stride = stride(pass, node->out), .n_rot = (uint32_t)g->n_rot, .gain = g->rope_gain,
+    const sl_rope_table_args args = { .inv_freq = find_floats(pass, g->inv_freq),
+                                      .table = at(pass, node->out),
+                                      .stride = stride(pass, node->out),
+                                      .n_rot = (uint32_t)g->n_rot,
+                                      .gain = g->rope_gain,
                                       .runs = runs_of(pass, SL_ALL) };
     return sl_rope_table_cuda(&args, stream(pass));
 }
@@ -283,14 +373,18 @@ static int launch_rope(const sl_cuda_pass *pass, const sl_node *node) {
 }
 
 static sl_kv_table kv_of(const sl_cuda_pass *pass, const sl_attention *p) {
-    return (sl_kv_table){ pass->device->kv_slots, (uint32_t)p->kv, (uint32_t)p->n_kv_head, (uint32_t)p->head_dim,
-                          pass->device->kv_f16 };
+    return (sl_kv_table){ pass->device->kv_slots, (uint32_t)p->kv, (uint32_t)p->n_kv_head,
+                          (uint32_t)p->head_dim, pass->device->kv_f16 };
 }
 
 static int launch_kv_store(const sl_cuda_pass *pass, const sl_node *node) {
-    const sl_kv_store_args args = { .k = at(pass, node->in[0]), .v = at(pass, node->in[1]),
-                                    .k_stride = stride(pass, node->in[0]), .v_stride = stride(pass, node->in[1]),
-                                    .kv = kv_of(pass, &node->u.attention), .act = act(pass), .runs = runs_of(pass, SL_ALL) };
+    const sl_kv_store_args args = { .k = at(pass, node->in[0]),
+                                    .v = at(pass, node->in[1]),
+                                    .k_stride = stride(pass, node->in[0]),
+                                    .v_stride = stride(pass, node->in[1]),
+                                    .kv = kv_of(pass, &node->u.attention),
+                                    .act = act(pass),
+                                    .runs = runs_of(pass, SL_ALL) };
     return sl_kv_store_cuda(&args, stream(pass));
 }
 

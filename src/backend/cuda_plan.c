@@ -5,7 +5,9 @@
 #include "backend/cuda.h"
 #include "base/mem.h"
 
-enum { EXPAND_BYTES = 64 << 20 }; /* weights expanded at a time; a product with more goes in pieces of its rows */
+enum {
+    EXPAND_BYTES = 64 << 20
+}; /* weights expanded at a time; a product with more goes in pieces of its rows */
 
 /* ---- types -------------------------------------------------------------------------------------- */
 
@@ -34,8 +36,8 @@ static void use(sl_cuda_plan *plan, int32_t v, size_t node) {
     if (value->first == SIZE_MAX) value->first = node;
 }
 
-/* As the graph's, but quantised forms lengthen the life of what they stand for, and the scan reads what the node in front
- * of it (which is not launched) would have prepared. */
+/* As the graph's, but quantised forms lengthen the life of what they stand for, and the scan reads what the
+ * node in front of it (which is not launched) would have prepared. */
 static void find_lifetimes(const sl_graph *g, sl_cuda_plan *plan) {
     for (size_t i = 0; i < g->n_value; i++) plan->values[i].first = SIZE_MAX;
     for (size_t i = 0; i < g->n_node; i++) {
@@ -68,8 +70,8 @@ uint64_t sl_cuda_piece(const sl_cuda_plan *plan, const sl_tensor *w) {
     return sl_cuda_is_plain(plan, w) || piece >= rows ? rows : piece ? piece : 64;
 }
 
-/* A product over many rows goes through cuBLAS, which wants weights in the type of the activations, and where the result
- * is added or biased, a place for the sums. */
+/* A product over many rows goes through cuBLAS, which wants weights in the type of the activations, and where
+ * the result is added or biased, a place for the sums. */
 static void add_scratch(const sl_cuda_plan *plan, const sl_node *node, uint64_t *expand, uint64_t *sums) {
     const sl_linear *p = &node->u.linear;
     const uint64_t row = sl_round_up((size_t)sl_spec_width(&p->w->spec), 8) * sl_act_size(plan->act);
@@ -83,17 +85,20 @@ static void find_scratch(const sl_graph *g, const sl_device_params *params, sl_c
         const sl_node *node = &g->nodes[i];
         if (node->op == SL_OP_LINEAR) add_scratch(plan, node, &plan->expand_bytes, &plan->sum_floats);
         if (node->op != SL_OP_ATTENTION) continue;
-        uint64_t floats = sl_attention_scratch_cuda((uint32_t)params->n_slot, (uint32_t)node->u.attention.n_head,
-                                                    (uint32_t)node->u.attention.head_dim);
+        uint64_t floats = sl_attention_scratch_cuda(
+            (uint32_t)params->n_slot, (uint32_t)node->u.attention.n_head, (uint32_t)node->u.attention.head_dim);
         if (floats > plan->attention_floats) plan->attention_floats = floats;
     }
 }
 
-sl_status sl_cuda_plan_make(const sl_graph *g, const sl_device_params *params, sl_cuda_plan *plan, sl_error *err) {
+sl_status sl_cuda_plan_make(const sl_graph *g, const sl_device_params *params, sl_cuda_plan *plan,
+                            sl_error *err) {
     *plan = (sl_cuda_plan){ .act = params->exact ? SL_ACT_F32 : SL_ACT_BF16 };
     sl_status status = sl_alloc((void **)&plan->values, g->n_value, sizeof *plan->values, "the plan", err);
-    if (status == SL_OK) status = sl_alloc((void **)&plan->alias, g->n_value, sizeof *plan->alias, "the plan", err);
-    if (status == SL_OK) status = sl_alloc((void **)&plan->is_f32, g->n_value, sizeof *plan->is_f32, "the plan", err);
+    if (status == SL_OK)
+        status = sl_alloc((void **)&plan->alias, g->n_value, sizeof *plan->alias, "the plan", err);
+    if (status == SL_OK)
+        status = sl_alloc((void **)&plan->is_f32, g->n_value, sizeof *plan->is_f32, "the plan", err);
     if (status == SL_OK) {
         memcpy(plan->values, g->values, g->n_value * sizeof *plan->values);
         find_types(g, plan);
@@ -166,7 +171,9 @@ static void visit_node(const sl_graph *g, const visit *v, const sl_node *node) {
         floats(v, node->u.linear.bias, (size_t)sl_spec_rows(&node->u.linear.w->spec));
         break;
     case SL_OP_BLOCK_LINEAR: matrix(v, node->u.linear.w); break;
-    case SL_OP_NORM: floats(v, node->u.norm.w, node->u.norm.w_step * (node->u.norm.n_group - 1) + node->u.norm.n); break;
+    case SL_OP_NORM:
+        floats(v, node->u.norm.w, node->u.norm.w_step * (node->u.norm.n_group - 1) + node->u.norm.n);
+        break;
     case SL_OP_ROUTE_SCORE:
         floats(v, node->u.router.w, g->values[node->in[0]].width);
         floats(v, node->u.router.b, 1);

@@ -1,5 +1,5 @@
-/* What a CUDA device can do at this moment: how fast it copies its own memory, and how fast cuBLAS multiplies large
- * matrices; the two measures that a model's speed is held against. */
+/* What a CUDA device can do at this moment: how fast it copies its own memory, and how fast cuBLAS multiplies
+ * large matrices; the two measures that a model's speed is held against. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -39,13 +39,15 @@ static void close_probe(probe *p) {
 }
 
 static cudaError_t copy_once(probe *p) {
-    return cudaMemcpyAsync(p->block, p->block + copy_bytes(), copy_bytes(), cudaMemcpyDeviceToDevice, p->stream);
+    return cudaMemcpyAsync(p->block, p->block + copy_bytes(), copy_bytes(), cudaMemcpyDeviceToDevice,
+                           p->stream);
 }
 
 static cudaError_t multiply_once(probe *p) {
     const size_t n = matrix_width(), bytes = n * n * sl_act_size(p->act);
     uint8_t *w = p->block + (sl_cuda_is_test_device() ? 0 : WORKSPACE);
-    return p->blas.product(&p->blas, p->act, p->act == SL_ACT_F32, n, n, n, w, n, w + bytes, n, w + 2 * bytes, n)
+    return p->blas.product(&p->blas, p->act, p->act == SL_ACT_F32, n, n, n, w, n, w + bytes, n, w + 2 * bytes,
+                           n)
                ? cudaErrorUnknown
                : cudaSuccess;
 }
@@ -90,7 +92,8 @@ sl_status sl_cuda_probe_run(int ordinal, sl_cuda_probe *out, sl_error *err) {
     *out = (sl_cuda_probe){ 0 };
     cudaError_t e = open_probe(&p, ordinal);
     if (e == cudaSuccess) e = clock_rounds(&p, copy_once, &seconds);
-    if (e == cudaSuccess && seconds > 0) out->copy_gbps = 2e-9 * (double)copy_bytes() / seconds; /* read and written */
+    if (e == cudaSuccess && seconds > 0)
+        out->copy_gbps = 2e-9 * (double)copy_bytes() / seconds; /* read and written */
     if (e == cudaSuccess && sl_blas_open(&p.blas, p.stream, p.block, sl_cuda_is_test_device() ? 0 : WORKSPACE))
         e = multiply(&p, out);
     snprintf(out->blas, sizeof out->blas, "%s", p.blas.name);

@@ -1,5 +1,5 @@
-/* Weights on a CUDA device: one allocation, laid out by host address, filled once and shared by the sessions of a
- * model on that device. */
+/* Weights on a CUDA device: one allocation, laid out by host address, filled once and shared by the sessions of
+ * a model on that device. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,13 +64,18 @@ const void *sl_cuda_weights_find(const sl_cuda_weights *w, const void *host) {
 /* Matrices of models that exist for measurements only (sl_tensor.random) are made on the device. */
 static cudaError_t fill_random(const sl_cuda_item *item, uint8_t *to) {
     const sl_tensor *t = item->tensor;
-    const sl_random_args args = { .w = to, .w_row_bytes = t->row_bytes, .n_row = t->bytes / t->row_bytes, .type = t->type,
-                                  .scale = t->random, .seed = item->offset, .k = (uint32_t)sl_spec_width(&t->spec) };
+    const sl_random_args args = { .w = to,
+                                  .w_row_bytes = t->row_bytes,
+                                  .n_row = t->bytes / t->row_bytes,
+                                  .type = t->type,
+                                  .scale = t->random,
+                                  .seed = item->offset,
+                                  .k = (uint32_t)sl_spec_width(&t->spec) };
     return (cudaError_t)sl_random_cuda(&args, NULL);
 }
 
-static cudaError_t fill_item(const sl_cuda_item *item, uint8_t *to, const sl_device_params *params, uint64_t *done,
-                             uint64_t all) {
+static cudaError_t fill_item(const sl_cuda_item *item, uint8_t *to, const sl_device_params *params,
+                             uint64_t *done, uint64_t all) {
     if (item->tensor && item->tensor->random > 0) return fill_random(item, to);
     for (uint64_t at = 0; at < item->n_bytes; at += PIECE) {
         uint64_t n = sl_min((size_t)(item->n_bytes - at), PIECE);
@@ -125,7 +130,8 @@ bool sl_cuda_weights_resident(const sl_graph *graph, int ordinal) {
     return found;
 }
 
-static sl_status open_new(const sl_graph *graph, const sl_device_params *params, sl_cuda_weights **out, sl_error *err) {
+static sl_status open_new(const sl_graph *graph, const sl_device_params *params, sl_cuda_weights **out,
+                          sl_error *err) {
     sl_cuda_weights *w;
     SL_TRY(sl_alloc((void **)&w, 1, sizeof *w, "the list of weights", err));
     sl_status status = sl_cuda_weights_lay_out(graph, w, err);
@@ -141,7 +147,8 @@ static sl_status open_new(const sl_graph *graph, const sl_device_params *params,
     return SL_OK;
 }
 
-sl_status sl_cuda_weights_open(const sl_graph *graph, const sl_device_params *params, sl_cuda_weights **out, sl_error *err) {
+sl_status sl_cuda_weights_open(const sl_graph *graph, const sl_device_params *params, sl_cuda_weights **out,
+                               sl_error *err) {
     call_once(&lock_once, make_lock);
     mtx_lock(&lock);
     sl_status status = SL_OK;

@@ -19,7 +19,8 @@ static void describe_cpu(sl_device_info *d) {
 
 /* The CUDA devices, or one entry that says why there are none. */
 static size_t list_cuda(sl_device_info *devices, size_t cap) {
-    char reason[sizeof devices->reason] = "this build has no CUDA backend (nvcc was not found, or it was switched off)";
+    char reason[sizeof devices->reason] =
+        "this build has no CUDA backend (nvcc was not found, or it was switched off)";
     size_t n = 0;
 #ifdef SL_CUDA
     n = sl_cuda_devices(devices, cap, reason);
@@ -44,7 +45,8 @@ static bool fits(const sl_device_info *d, const sl_graph *graph, const sl_device
 #endif
 
 /* The first usable CUDA device that holds the model; false: none. */
-static bool choose_automatically(const sl_device_info *devices, size_t n, const sl_graph *graph, sl_device_params *params) {
+static bool choose_automatically(const sl_device_info *devices, size_t n, const sl_graph *graph,
+                                 sl_device_params *params) {
 #ifdef SL_CUDA
     for (size_t i = 0; i < n && !sl_cuda_is_test_device(); i++) {
         params->ordinal = (int)i;
@@ -56,7 +58,8 @@ static bool choose_automatically(const sl_device_info *devices, size_t n, const 
 }
 
 /* "cuda" or "cuda:N" in the list; NULL with an error if it is not there or cannot be used. */
-static const sl_device_info *find_cuda(const char *name, const sl_device_info *devices, size_t n, sl_error *err) {
+static const sl_device_info *find_cuda(const char *name, const sl_device_info *devices, size_t n,
+                                       sl_error *err) {
     const sl_device_info *first = devices;
     if (!strcmp(name, "cuda")) {
         for (size_t i = 0; i < n; i++)
@@ -71,9 +74,11 @@ static const sl_device_info *find_cuda(const char *name, const sl_device_info *d
         return NULL;
     }
     sl_name_buf buf;
-    if (!strcmp(first->id, "cuda")) sl_fail(err, SL_E_DEVICE, "device \"%s\" cannot be used: %s", sl_name(name, &buf),
-                                            first->reason);
-    else sl_fail(err, SL_E_DEVICE, "there is no device \"%s\", expected cuda:0 to cuda:%zu", sl_name(name, &buf), n - 1);
+    if (!strcmp(first->id, "cuda"))
+        sl_fail(err, SL_E_DEVICE, "device \"%s\" cannot be used: %s", sl_name(name, &buf), first->reason);
+    else
+        sl_fail(err, SL_E_DEVICE, "there is no device \"%s\", expected cuda:0 to cuda:%zu", sl_name(name, &buf),
+                n - 1);
     return NULL;
 }
 
@@ -88,8 +93,8 @@ bool sl_device_name_is_known(const char *name) {
     return !strcmp(name, "cpu") || !strcmp(name, "auto") || is_cuda_name(name);
 }
 
-static sl_status use_cuda(const sl_device_info *d, size_t ordinal, sl_device_params *params, const sl_backend **backend,
-                          char *id) {
+static sl_status use_cuda(const sl_device_info *d, size_t ordinal, sl_device_params *params,
+                          const sl_backend **backend, char *id) {
     (void)backend;
     params->ordinal = (int)ordinal;
     memcpy(id, d->id, sizeof d->id);
@@ -99,8 +104,8 @@ static sl_status use_cuda(const sl_device_info *d, size_t ordinal, sl_device_par
     return SL_OK;
 }
 
-sl_status sl_device_choose(const char *name, const sl_graph *graph, sl_device_params *params, const sl_backend **backend,
-                           char *id, sl_error *err) {
+sl_status sl_device_choose(const char *name, const sl_graph *graph, sl_device_params *params,
+                           const sl_backend **backend, char *id, sl_error *err) {
     sl_name_buf buf;
     *backend = &sl_backend_cpu;
     params->ordinal = 0;
@@ -108,7 +113,8 @@ sl_status sl_device_choose(const char *name, const sl_graph *graph, sl_device_pa
     if (!name || !strcmp(name, "cpu")) return SL_OK;
     bool automatic = !strcmp(name, "auto");
     if (!sl_device_name_is_known(name))
-        return sl_fail(err, SL_E_ARG, "device \"%s\" is unknown, expected cpu, cuda, cuda:N or auto", sl_name(name, &buf));
+        return sl_fail(err, SL_E_ARG, "device \"%s\" is unknown, expected cpu, cuda, cuda:N or auto",
+                       sl_name(name, &buf));
     sl_device_info *devices;
     SL_TRY(sl_alloc((void **)&devices, MAX_DEVICES, sizeof *devices, "the list of devices", err));
     size_t n = sl_min(list_cuda(devices, MAX_DEVICES), MAX_DEVICES);

@@ -6,15 +6,17 @@
 
 /* Whether name is one that sl_device_choose knows; such a device need not be there. */
 bool sl_device_name_is_known(const char *name);
-/* name: "cpu" (also NULL), "cuda" (the first usable), "cuda:N" or "auto" (sluice.h). Sets *backend, params->ordinal and
- * id [16]. SL_E_ARG: no such name; SL_E_DEVICE: the device cannot be used, with the reason. */
-sl_status sl_device_choose(const char *name, const sl_graph *graph, sl_device_params *params, const sl_backend **backend,
-                           char *id, sl_error *err);
+/* name: "cpu" (also NULL), "cuda" (the first usable), "cuda:N" or "auto" (sluice.h). Sets *backend,
+ * params->ordinal and id [16]. SL_E_ARG: no such name; SL_E_DEVICE: the device cannot be used, with the reason.
+ */
+sl_status sl_device_choose(const char *name, const sl_graph *graph, sl_device_params *params,
+                           const sl_backend **backend, char *id, sl_error *err);
 
 /* "auto" without a model: the first usable CUDA device (never the test device), else the CPU. */
 void sl_device_auto(char id[16]);
 
-/* Probes of a device: bytes read and written when it copies its memory; cuBLAS's rate for f32 and bf16, 0 without it. */
+/* Probes of a device: bytes read and written when it copies its memory; cuBLAS's rate for f32 and bf16, 0
+ * without it. */
 typedef struct sl_cuda_probe { double copy_gbps, tflops_f32, tflops_bf16; char blas[64]; } sl_cuda_probe;
 /* SL_E_UNSUPPORTED in a build without the CUDA backend. */
 sl_status sl_cuda_probe_run(int ordinal, sl_cuda_probe *out, sl_error *err);
@@ -26,7 +28,8 @@ size_t sl_cuda_devices(sl_device_info *devices, size_t cap, char *reason);
 bool sl_cuda_is_test_device(void);
 /* What a device with params would allocate, in bytes; 0 when out of memory for the plan. */
 typedef struct sl_cuda_need { uint64_t weights, states, activations, all; } sl_cuda_need;
-sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, sl_cuda_need *need, sl_error *err);
+sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, sl_cuda_need *need,
+                        sl_error *err);
 #endif
 
 #endif

@@ -103,7 +103,7 @@ __global__ void attention_kernel(attention_mutant m) {
                              all.value[i] / all.total, m.a.act);
 }
 
-int launch(const sl_attention_cuda_args *args, defect d, sl_stream stream) {
+int launch(const sl_attention_cuda_args *args, defect d, sl_cuda_stream stream) {
     const attention_mutant m = {*args, d};
     return sl_launch(attention_kernel, dim3(args->runs.max_tok, args->n_head, args->runs.n), dim3(1), 0, stream,
                      m);
@@ -140,7 +140,7 @@ __global__ void store_kernel(store_mutant m) {
     }
 }
 
-int launch(const sl_kv_store_args *args, defect d, sl_stream stream) {
+int launch(const sl_kv_store_args *args, defect d, sl_cuda_stream stream) {
     const store_mutant m = {*args, d};
     return sl_launch(store_kernel, dim3(args->runs.max_tok, args->runs.n), dim3(1), 0, stream, m);
 }
@@ -166,7 +166,7 @@ __global__ void table_kernel(table_mutant m) {
     }
 }
 
-int launch(const sl_rope_table_args *args, defect d, sl_stream stream) {
+int launch(const sl_rope_table_args *args, defect d, sl_cuda_stream stream) {
     const table_mutant m = {*args, d};
     return sl_launch(table_kernel, dim3(args->runs.max_tok, args->runs.n), dim3(1), 0, stream, m);
 }
@@ -263,7 +263,7 @@ __global__ void sample_kernel(sample_mutant m) {
     m.a.tokens[blockIdx.x] = n == 1 || top == -INFINITY ? best[0].id : draw_from(draw, best, n, top, m.d);
 }
 
-int launch(const sl_sample_args *args, defect d, sl_stream stream) {
+int launch(const sl_sample_args *args, defect d, sl_cuda_stream stream) {
     const sample_mutant m = {*args, d};
     return sl_launch(sample_kernel, dim3(args->n_row), dim3(1), 0, stream, m);
 }
@@ -289,7 +289,7 @@ __global__ void rope_kernel(sl_rope_args a) {
 } // namespace
 
 #define MUTANT(kernel, args_type, name, which)                                                                 \
-    extern "C" int mutant_cuda_##kernel##_##name(const args_type *args, sl_stream stream) {                    \
+    extern "C" int mutant_cuda_##kernel##_##name(const args_type *args, sl_cuda_stream stream) {               \
         return launch(args, which, stream);                                                                    \
     }
 MUTANT(attention, sl_attention_cuda_args, window, WINDOW_OFF)
@@ -309,11 +309,11 @@ MUTANT(sample, sl_sample_args, penalty_twice, PENALTY_TWICE)
 MUTANT(sample, sl_sample_args, nan_wins, NAN_WINS)
 
 /* All rows, however many there are. */
-extern "C" int mutant_cuda_rope_all_rows(const sl_rope_args *args, sl_stream stream) {
+extern "C" int mutant_cuda_rope_all_rows(const sl_rope_args *args, sl_cuda_stream stream) {
     return sl_launch(rope_kernel, dim3(args->rows.max), dim3(1), 0, stream, *args);
 }
 /* The elements of all positions in one row of bytes. */
 extern "C" int mutant_cuda_fill_kv_dense(void *data, uint64_t, uint64_t n_pos, uint64_t n_rows,
-                                         uint32_t head_dim, bool f16, sl_stream stream) {
+                                         uint32_t head_dim, bool f16, sl_cuda_stream stream) {
     return sl_fill_kv_cuda(data, n_pos, n_pos, n_rows, head_dim, f16, stream);
 }

@@ -1,5 +1,5 @@
-/* Broken CUDA kernels: one plain product, a thread per sum, and one plain expansion, each with one defect. Without a
- * defect they pass every check, so that it is the defect which is caught. */
+/* Broken CUDA kernels: one plain product, a thread per sum, and one plain expansion, each with one defect.
+ * Without a defect they pass every check, so that it is the defect which is caught. */
 #include "kernels/gemm/product_cuda.h"
 #include "kernels/gemm/weights_cuda.h"
 
@@ -34,7 +34,8 @@ __device__ float input(const sl_product_args &p, uint32_t t, uint32_t i) {
 }
 
 __device__ float product(const sl_product_args &p, uint32_t t, uint32_t r, uint32_t n, defect d) {
-    const unsigned char *row = (const unsigned char *)p.w + (d == ROWS_MIXED && r > 0 ? r - 1 : r) * p.w_row_bytes;
+    const unsigned char *row =
+        (const unsigned char *)p.w + (d == ROWS_MIXED && r > 0 ? r - 1 : r) * p.w_row_bytes;
     const uint32_t n_used = d == TAIL && p.k > 8 ? p.k / 8 * 8 : d == PAST_END ? (p.k + 1) / 2 * 2 : p.k;
     float sum = 0;
     for (uint32_t i = 0; i < n_used; i++) {
@@ -55,9 +56,10 @@ __global__ void product_kernel(mutant_args a) {
     }
 }
 
-int launch(const sl_product_args *args, defect d, sl_stream stream) {
+int launch(const sl_product_args *args, defect d, sl_cuda_stream stream) {
     const mutant_args a = {*args, d};
-    return sl_launch(product_kernel, dim3((args->n_row + N_THREAD - 1) / N_THREAD), dim3(N_THREAD), 0, stream, a);
+    return sl_launch(product_kernel, dim3((args->n_row + N_THREAD - 1) / N_THREAD), dim3(N_THREAD), 0, stream,
+                     a);
 }
 
 struct expand_args {
@@ -77,14 +79,14 @@ __global__ void expand_kernel(expand_args a) {
     }
 }
 
-int launch(const sl_expand_args *args, defect d, sl_stream stream) {
+int launch(const sl_expand_args *args, defect d, sl_cuda_stream stream) {
     return sl_launch(expand_kernel, dim3(1), dim3(N_THREAD), 0, stream, expand_args{*args, d});
 }
 
 } // namespace
 
 #define DEFINE_MUTANT(name, args_type, defect)                                                                \
-    extern "C" int name(const args_type *args, sl_stream stream) { return launch(args, defect, stream); }
+    extern "C" int name(const args_type *args, sl_cuda_stream stream) { return launch(args, defect, stream); }
 
 /* With all its parts in order; not registered. */
 DEFINE_MUTANT(sl_sound_product, sl_product_args, SOUND)

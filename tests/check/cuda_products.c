@@ -1,8 +1,9 @@
-/* CUDA matrix products and expansion: adapters for the families of gemm and expand, and tests of what the CPU's table has
- * no member for, against sums in double.
+/* CUDA matrix products and expansion: adapters for the families of gemm and expand, and tests of what the CPU's
+ * table has no member for, against sums in double.
  *
- * Bounds. A sum of k products in f32, in any order, fused or not, and a bias: (k + 4) u (sum|w x| + |bias|). Rounded to
- * bf16: half a unit of its 8 bits more. rho times it, added to y: the sum's error times rho, and one rounding. */
+ * Bounds. A sum of k products in f32, in any order, fused or not, and a bias: (k + 4) u (sum|w x| + |bias|).
+ * Rounded to bf16: half a unit of its 8 bits more. rho times it, added to y: the sum's error times rho, and one
+ * rounding. */
 #include "cuda_check.h"
 #include "runner.h"
 
@@ -21,10 +22,11 @@ static const void *put_weights(sl_type type, const void *w, size_t stride, size_
 #define GEMM_ARGS                                                                                             \
     const void *w, size_t w_stride_bytes, const void *x, size_t x_stride_bytes, float *y, size_t y_stride,    \
         size_t n_row, size_t n_tok, size_t k
-typedef int product_fn(const sl_product_args *args, sl_stream stream);
+typedef int product_fn(const sl_product_args *args, sl_cuda_stream stream);
 
 /* Inputs of n_tok rows as f32 rows, k apart; activation rows of q8 and q4 products are expanded. */
-static float *plain_inputs(sl_type type, const unsigned char *x, size_t x_stride_bytes, size_t n_tok, size_t k) {
+static float *plain_inputs(sl_type type, const unsigned char *x, size_t x_stride_bytes, size_t n_tok,
+                           size_t k) {
     float *out = malloc(n_tok * k * sizeof *out);
     if (!out) abort();
     for (size_t t = 0; t < n_tok; t++, x += x_stride_bytes) {
@@ -57,20 +59,28 @@ static void run_product(product_fn *product, sl_type type, size_t max_tok, GEMM_
 static void run_expand(sl_type type, const void *row, size_t n, float *y) {
     uint64_t stride;
     float *dst = cuda_new_rows(SL_ACT_F32, n, 1, &stride);
-    const sl_expand_args a = { .w = put_weights(type, row, 0, 1, n), .w_row_bytes = sl_row_bytes(type, n), .type = type,
-                               .act = SL_ACT_F32, .dst = dst, .dst_stride = stride, .n_row = 1, .k = (uint32_t)n };
+    const sl_expand_args a = { .w = put_weights(type, row, 0, 1, n),
+                               .w_row_bytes = sl_row_bytes(type, n),
+                               .type = type,
+                               .act = SL_ACT_F32,
+                               .dst = dst,
+                               .dst_stride = stride,
+                               .n_row = 1,
+                               .k = (uint32_t)n };
     cuda_run(cuda.expand(&a, NULL));
     cuda_get_rows(SL_ACT_F32, y, n, n, 1, dst, stride);
     cuda_free();
 }
 
-#define DEFINE_ADAPTERS(name, type)                                                                           \
-    void check_cuda_gemv_##name(GEMM_ARGS) {                                                                  \
-        run_product(cuda.gemv, type, SL_GEMV_ROWS, w, w_stride_bytes, x, x_stride_bytes, y, y_stride, n_row, n_tok, k); \
-    }                                                                                                         \
-    void check_cuda_gemm_##name(GEMM_ARGS) {                                                                  \
-        run_product(cuda.gemm, type, n_tok, w, w_stride_bytes, x, x_stride_bytes, y, y_stride, n_row, n_tok, k);       \
-    }                                                                                                         \
+#define DEFINE_ADAPTERS(name, type)                                                                            \
+    void check_cuda_gemv_##name(GEMM_ARGS) {                                                                   \
+        run_product(cuda.gemv, type, SL_GEMV_ROWS, w, w_stride_bytes, x, x_stride_bytes, y, y_stride, n_row,   \
+                    n_tok, k);                                                                                 \
+    }                                                                                                          \
+    void check_cuda_gemm_##name(GEMM_ARGS) {                                                                   \
+        run_product(cuda.gemm, type, n_tok, w, w_stride_bytes, x, x_stride_bytes, y, y_stride, n_row, n_tok,   \
+                    k);                                                                                        \
+    }                                                                                                          \
     void check_cuda_expand_##name(const void *row, size_t n, float *y) { run_expand(type, row, n, y); }
 DEFINE_ADAPTERS(f32, SL_F32)
 DEFINE_ADAPTERS(f16, SL_F16)
@@ -140,7 +150,7 @@ typedef struct shape {
     int kernel;
     sl_type type;
     sl_act act;
-    sl_out out;
+    sl_product_out out;
     uint32_t n_row, k, max, n; /* n: how many rows the device is told */
     bool bias, rho, indexed, counted;
 } shape;
@@ -166,7 +176,8 @@ static void fill_index(check *c, product *p) {
 
 static product make_product(check *c, shape s) {
     product p = { .s = s, .n_batch = s.max + N_SPARE };
-    p.w = make_weights(c, s.type, s.n_row, s.k, s.type == SL_F16 || s.type == SL_BF16 ? 2 * check_index(c, 2) : 0);
+    p.w = make_weights(c, s.type, s.n_row, s.k,
+                       s.type == SL_F16 || s.type == SL_BF16 ? 2 * check_index(c, 2) : 0);
     p.x = make_values(c, s.act, (size_t)s.max * s.k);
     p.bias = make_values(c, SL_ACT_F32, s.n_row);
     p.rho = make_values(c, SL_ACT_F32, p.n_batch);
@@ -198,7 +209,8 @@ static void launch_product(const product *p) {
         if (s->indexed) a.rows.index = cuda_put(p->index, s->n * sizeof *p->index, 4);
     }
     if (s->counted) a.rows.n = cuda_put(&s->n, sizeof s->n, 4);
-    if (s->out == SL_OUT_ADD) a.y = cuda_put_rows(SL_ACT_F32, p->before, s->n_row, s->n_row, p->n_batch, &a.y_stride);
+    if (s->out == SL_OUT_ADD)
+        a.y = cuda_put_rows(SL_ACT_F32, p->before, s->n_row, s->n_row, p->n_batch, &a.y_stride);
     else a.y = cuda_new_rows(out_type(s), s->n_row, p->n_batch, &a.y_stride);
     if (s->kernel == STORE) cuda_run(cuda.store(&a, sums, sums_stride, NULL));
     else cuda_run((s->kernel == GEMV ? cuda.gemv : cuda.gemm)(&a, NULL));
@@ -242,9 +254,10 @@ static bool check_untouched(check *c, const product *p, uint32_t b) {
 
 static void check_product(check *c, shape s) {
     static const char *const outs[] = { "act", "f32", "add" };
-    check_case(c, "%s %s %s to %s, n_row=%u k=%u rows %u of %u%s%s%s%s", kernel_names[s.kernel], sl_type_name(s.type),
-               s.act == SL_ACT_F32 ? "f32" : "bf16", outs[s.out], s.n_row, s.k, s.n, s.max, s.bias ? " bias" : "",
-               s.rho ? " rho" : "", s.indexed ? " index" : "", s.counted ? " counted" : "");
+    check_case(c, "%s %s %s to %s, n_row=%u k=%u rows %u of %u%s%s%s%s", kernel_names[s.kernel],
+               sl_type_name(s.type), s.act == SL_ACT_F32 ? "f32" : "bf16", outs[s.out], s.n_row, s.k, s.n,
+               s.max, s.bias ? " bias" : "", s.rho ? " rho" : "", s.indexed ? " index" : "",
+               s.counted ? " counted" : "");
     const product p = make_product(c, s);
     launch_product(&p);
     uint32_t t = 0;
@@ -288,13 +301,19 @@ void check_cuda_store(check *c) { check_nothing(c, STORE), check_products(c, STO
 
 /* ---- block-diagonal products -------------------------------------------------------------------- */
 
-static void check_blocks(check *c, sl_type type, sl_act act, uint32_t n_block, uint32_t b, uint32_t max, uint32_t n) {
-    check_case(c, "%s %s, %u blocks of %u, rows %u of %u", sl_type_name(type), act == SL_ACT_F32 ? "f32" : "bf16", n_block,
-               b, n, max);
+static void check_blocks(check *c, sl_type type, sl_act act, uint32_t n_block, uint32_t b, uint32_t max,
+                         uint32_t n) {
+    check_case(c, "%s %s, %u blocks of %u, rows %u of %u", sl_type_name(type),
+               act == SL_ACT_F32 ? "f32" : "bf16", n_block, b, n, max);
     const uint32_t e = n_block * b;
     const weights w = make_weights(c, type, e, b, 0);
     float *x = make_values(c, act, (size_t)max * e), *y = check_buffer(c, (size_t)max * e * sizeof *y);
-    sl_block_args a = { .w = w.device, .w_row_bytes = w.row_bytes, .type = type, .act = act, .n_block = n_block, .b = b,
+    sl_block_args a = { .w = w.device,
+                        .w_row_bytes = w.row_bytes,
+                        .type = type,
+                        .act = act,
+                        .n_block = n_block,
+                        .b = b,
                         .rows = { .max = max } };
     a.x = cuda_put_rows(act, x, e, e, max, &a.x_stride);
     a.y = cuda_new_rows(act, e, max, &a.y_stride);
@@ -303,7 +322,8 @@ static void check_blocks(check *c, sl_type type, sl_act act, uint32_t n_block, u
     cuda_get_rows(act, y, e, e, max, a.y, a.y_stride);
     for (uint32_t i = 0; i < max * e && !c->failed; i++) {
         const uint32_t t = i / e, row = i % e;
-        const bounded want = rounded(dot(w.value + (size_t)row * b, x + (size_t)t * e + row / b * b, b, 0), act);
+        const bounded want =
+            rounded(dot(w.value + (size_t)row * b, x + (size_t)t * e + row / b * b, b, 0), act);
         if (t < n) check_near(c, "y", i, y[i], want.value, want.bound);
         else if (!isnan(y[i])) check_fail(c, "y[%u] of row %u, which is none of the rows, was written", i, t);
     }
@@ -314,7 +334,8 @@ static void check_blocks(check *c, sl_type type, sl_act act, uint32_t n_block, u
 void check_cuda_block_linear(check *c) {
     static const uint32_t widths[] = { 1, 3, 8, 16, 20, 64, 65 };
     for (size_t i = 0; i < sizeof widths / sizeof *widths * 6 && !c->failed; i++) {
-        const uint32_t n_block = 1 + (uint32_t)check_index(c, 5), max = 1 + (uint32_t)check_index(c, i % 2 ? 16 : 40);
+        const uint32_t n_block = 1 + (uint32_t)check_index(c, 5),
+                       max = 1 + (uint32_t)check_index(c, i % 2 ? 16 : 40);
         check_blocks(c, (sl_type)(i % 3), (sl_act)(i / 3 % 2), n_block, widths[i / 6], max,
                      i % 4 ? max : (uint32_t)check_index(c, max));
     }
@@ -326,7 +347,8 @@ void check_cuda_block_linear(check *c) {
 void check_cuda_embed(check *c) {
     static const uint32_t ds[] = { 1, 31, 64, 100, 257 };
     for (int i = 0; i < SL_N_TYPE * 5 && !c->failed; i++) {
-        const uint32_t n_vocab = 1 + (uint32_t)check_index(c, 30), max = 1 + (uint32_t)check_index(c, 9), d = ds[i / SL_N_TYPE];
+        const uint32_t n_vocab = 1 + (uint32_t)check_index(c, 30), max = 1 + (uint32_t)check_index(c, 9),
+                       d = ds[i / SL_N_TYPE];
         const uint32_t n = (uint32_t)check_index(c, max + 1);
         const weights w = make_weights(c, (sl_type)(i % SL_N_TYPE), n_vocab, d, 4 * check_index(c, 2));
         check_case(c, "%s d=%u, %u of %u rows", sl_type_name(w.type), d, n, max);
@@ -339,7 +361,8 @@ void check_cuda_embed(check *c) {
         a.rows.n = cuda_put(&n, sizeof n, 4);
         cuda_run(cuda.embed(&a, NULL));
         cuda_get_rows(SL_ACT_F32, x, d, d, max, a.x, a.x_stride);
-        for (uint32_t t = 0; t < n; t++) check_same(c, "x", x + (size_t)t * d, w.value + (size_t)tokens[t] * d, d * sizeof *x);
+        for (uint32_t t = 0; t < n; t++)
+            check_same(c, "x", x + (size_t)t * d, w.value + (size_t)tokens[t] * d, d * sizeof *x);
         for (size_t j = (size_t)n * d; j < (size_t)max * d; j++) {
             if (!isnan(x[j])) check_fail(c, "x[%zu] of a row beyond the count was written", j);
         }
@@ -352,15 +375,22 @@ void check_cuda_embed(check *c) {
 void check_cuda_expand(check *c) {
     for (int i = 0; i < SL_N_TYPE * 2 * 12 && !c->failed; i++) {
         const sl_act act = (sl_act)(i / SL_N_TYPE % 2);
-        const size_t n_row = 1 + check_index(c, 6), k = i % 3 ? 64 * (1 + check_index(c, 5)) : 1 + check_index(c, 200);
+        const size_t n_row = 1 + check_index(c, 6),
+                     k = i % 3 ? 64 * (1 + check_index(c, 5)) : 1 + check_index(c, 200);
         const weights w = make_weights(c, (sl_type)(i % SL_N_TYPE), n_row, k, 4 * check_index(c, 2));
         const size_t stride = k + check_index(c, 4), size = sl_act_size(act);
-        check_case(c, "%s to %s n_row=%zu k=%zu stride=%zu", sl_type_name(w.type), act == SL_ACT_F32 ? "f32" : "bf16", n_row,
-                   k, stride);
+        check_case(c, "%s to %s n_row=%zu k=%zu stride=%zu", sl_type_name(w.type),
+                   act == SL_ACT_F32 ? "f32" : "bf16", n_row, k, stride);
         float *y = check_buffer(c, n_row * k * sizeof *y);
         void *dst = cuda_new(((n_row - 1) * stride + k) * size, size);
-        const sl_expand_args a = { .w = w.device, .w_row_bytes = w.row_bytes, .type = w.type, .act = act, .dst = dst,
-                                   .dst_stride = stride, .n_row = (uint32_t)n_row, .k = (uint32_t)k };
+        const sl_expand_args a = { .w = w.device,
+                                   .w_row_bytes = w.row_bytes,
+                                   .type = w.type,
+                                   .act = act,
+                                   .dst = dst,
+                                   .dst_stride = stride,
+                                   .n_row = (uint32_t)n_row,
+                                   .k = (uint32_t)k };
         cuda_run(cuda.expand(&a, NULL));
         cuda_get_rows(act, y, k, k, n_row, dst, stride);
         for (size_t j = 0; j < n_row * k; j++) {
@@ -374,11 +404,17 @@ void check_cuda_expand(check *c) {
 
 /* ---- random weights ----------------------------------------------------------------------------- */
 
-static unsigned char *random_rows(check *c, sl_type type, size_t n_row, size_t k, size_t row_bytes, uint64_t seed) {
+static unsigned char *random_rows(check *c, sl_type type, size_t n_row, size_t k, size_t row_bytes,
+                                  uint64_t seed) {
     const size_t n_bytes = (n_row - 1) * row_bytes + (size_t)sl_row_bytes(type, k);
     unsigned char *rows = check_buffer(c, n_bytes);
     void *w = cuda_new(n_bytes, type == SL_F16 || type == SL_BF16 ? 2 : 4);
-    const sl_random_args a = { .w = w, .w_row_bytes = row_bytes, .n_row = n_row, .type = type, .scale = 0.25f, .seed = seed,
+    const sl_random_args a = { .w = w,
+                               .w_row_bytes = row_bytes,
+                               .n_row = n_row,
+                               .type = type,
+                               .scale = 0.25f,
+                               .seed = seed,
                                .k = (uint32_t)k };
     cuda_run(cuda.random(&a, NULL));
     cuda_get(rows, w, n_bytes);
@@ -387,7 +423,8 @@ static unsigned char *random_rows(check *c, sl_type type, size_t n_row, size_t k
 }
 
 /* Within the scale, mean and spread of a uniform distribution (six standard errors), rows unlike each other. */
-static void check_spread(check *c, sl_type type, size_t n_row, size_t k, size_t row_bytes, const unsigned char *rows) {
+static void check_spread(check *c, sl_type type, size_t n_row, size_t k, size_t row_bytes,
+                         const unsigned char *rows) {
     const sl_expand_fn expand[SL_N_TYPE] = { c->ref->expand_f32, c->ref->expand_f16, c->ref->expand_bf16,
                                              c->ref->expand_q8, c->ref->expand_q4 };
     float *y = check_buffer(c, k * sizeof *y), *last = check_buffer(c, k * sizeof *last);
@@ -395,7 +432,8 @@ static void check_spread(check *c, sl_type type, size_t n_row, size_t k, size_t 
     const double n = (double)(n_row * k), scale = 0.25, square = scale * scale / 3;
     for (size_t r = 0; r < n_row; r++) {
         expand[type](rows + r * row_bytes, k, y);
-        if (r > 0 && k > 8 && memcmp(y, last, k * sizeof *y) == 0) check_fail(c, "rows %zu and %zu are equal", r - 1, r);
+        if (r > 0 && k > 8 && memcmp(y, last, k * sizeof *y) == 0)
+            check_fail(c, "rows %zu and %zu are equal", r - 1, r);
         memcpy(last, y, k * sizeof *y);
         for (size_t i = 0; i < k; i++) {
             check_near(c, "value", r * k + i, y[i], 0, scale * 1.002);
@@ -404,7 +442,8 @@ static void check_spread(check *c, sl_type type, size_t n_row, size_t k, size_t 
     }
     if (n < 1000) return;
     check_near(c, "mean", 0, sum_1 / n, 0, 6 * sqrt(square / n));
-    check_near(c, "mean square", 0, sum_2 / n, square, 6 * square / sqrt(n) + square * 0.02); /* 15 levels of q4: 1.4 % */
+    check_near(c, "mean square", 0, sum_2 / n, square,
+               6 * square / sqrt(n) + square * 0.02); /* 15 levels of q4: 1.4 % */
 }
 
 void check_cuda_random(check *c) {
@@ -413,13 +452,15 @@ void check_cuda_random(check *c) {
         const sl_type type = (sl_type)(i % SL_N_TYPE);
         const size_t n_row = 5, k = ks[i / SL_N_TYPE], row_bytes = (size_t)sl_row_bytes(type, k) + 4;
         check_case(c, "%s k=%zu", sl_type_name(type), k);
-        unsigned char *a = random_rows(c, type, n_row, k, row_bytes, 1), *b = random_rows(c, type, n_row, k, row_bytes, 1);
+        unsigned char *a = random_rows(c, type, n_row, k, row_bytes, 1),
+                      *b = random_rows(c, type, n_row, k, row_bytes, 1);
         unsigned char *other = random_rows(c, type, n_row, k, row_bytes, 2);
         const size_t n_bytes = (n_row - 1) * row_bytes + (size_t)sl_row_bytes(type, k);
         check_same(c, "rows of one seed", a, b, n_bytes);
         if (memcmp(a, other, n_bytes) == 0) check_fail(c, "two seeds give the same rows");
         for (size_t r = 0; r + 1 < n_row; r++) {
-            if (memcmp(a + (r + 1) * row_bytes - 4, "\xff\xff\xff\xff", 4) != 0) check_fail(c, "bytes behind row %zu were written", r);
+            if (memcmp(a + (r + 1) * row_bytes - 4, "\xff\xff\xff\xff", 4) != 0)
+                check_fail(c, "bytes behind row %zu were written", r);
         }
         check_spread(c, type, n_row, k, row_bytes, a);
         check_end(c);
@@ -429,28 +470,30 @@ void check_cuda_random(check *c) {
 /* ---- mutants (more in cuda_mutants.cu) ---------------------------------------------------------- */
 
 /* Forgets the bias. */
-int mutant_cuda_store_bias(const sl_product_args *args, const float *sum, uint64_t sum_stride, sl_stream stream) {
+int mutant_cuda_store_bias(const sl_product_args *args, const float *sum, uint64_t sum_stride,
+                           sl_cuda_stream stream) {
     sl_product_args a = *args;
     a.bias = NULL;
     return sl_store_cuda(&a, sum, sum_stride, stream);
 }
 
 /* Adds to row t instead of its batch row. */
-int mutant_cuda_store_index(const sl_product_args *args, const float *sum, uint64_t sum_stride, sl_stream stream) {
+int mutant_cuda_store_index(const sl_product_args *args, const float *sum, uint64_t sum_stride,
+                            sl_cuda_stream stream) {
     sl_product_args a = *args;
     a.rows.index = NULL;
     return sl_store_cuda(&a, sum, sum_stride, stream);
 }
 
 /* Expands rows beyond the count. */
-int mutant_cuda_embed_not_counted(const sl_embed_args *args, sl_stream stream) {
+int mutant_cuda_embed_not_counted(const sl_embed_args *args, sl_cuda_stream stream) {
     sl_embed_args a = *args;
     a.rows.n = NULL;
     return sl_embed_cuda(&a, stream);
 }
 
 /* All blocks use the weights of the first. */
-int mutant_cuda_block_linear_first(const sl_block_args *args, sl_stream stream) {
+int mutant_cuda_block_linear_first(const sl_block_args *args, sl_cuda_stream stream) {
     sl_block_args a = *args;
     a.n_block = 1;
     for (uint32_t i = 0; i < args->n_block; i++) {
@@ -464,7 +507,7 @@ int mutant_cuda_block_linear_first(const sl_block_args *args, sl_stream stream) 
 }
 
 /* Every row is drawn from the seed alone. */
-int mutant_cuda_random_same_rows(const sl_random_args *args, sl_stream stream) {
+int mutant_cuda_random_same_rows(const sl_random_args *args, sl_cuda_stream stream) {
     sl_random_args a = *args;
     a.n_row = 1;
     for (uint64_t r = 0; r < args->n_row; r++) {

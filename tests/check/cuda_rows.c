@@ -1,5 +1,5 @@
-/* The CUDA kernels for rows in batches: norms and activations over as many rows as the device says, in f32 and bf16, the
- * router, the compaction of its deep rows, and copies by index. Against float64, or exactly. */
+/* The CUDA kernels for rows in batches: norms and activations over as many rows as the device says, in f32 and
+ * bf16, the router, the compaction of its deep rows, and copies by index. Against float64, or exactly. */
 #include "cuda_check.h"
 
 #include <math.h>
@@ -20,7 +20,9 @@ static float *make_rows(check *c, sl_act act, size_t n_row, size_t n) {
 }
 
 /* n rows are there, of max that the host knows. */
-static sl_rows put_counted(uint32_t n, uint32_t max) { return (sl_rows){ cuda_put(&n, sizeof n, 4), NULL, max }; }
+static sl_rows put_counted(uint32_t n, uint32_t max) {
+    return (sl_rows){ cuda_put(&n, sizeof n, 4), NULL, max };
+}
 
 /* Rows from n on are as cuda_new made them, or keep their values (kept). */
 static void untouched(check *c, const float *y, const float *kept, size_t n, size_t n_row, size_t width) {
@@ -36,18 +38,22 @@ static void untouched(check *c, const float *y, const float *kept, size_t n, siz
 static void norm_truth(check *c, const float *x, const float *w, const float *y, size_t n, double rounding) {
     double sum = 0;
     for (size_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
-    const double scale = 1 / sqrt(sum / (double)n + (double)EPS), u = ((double)(n + 1) / 2 + 5) * CHECK_U + rounding;
+    const double scale = 1 / sqrt(sum / (double)n + (double)EPS),
+                 u = ((double)(n + 1) / 2 + 5) * CHECK_U + rounding;
     for (size_t i = 0; i < n; i++) {
         const double want = x[i] * scale * w[i];
         if (!check_near(c, "y", i, y[i], want, u * fabs(want) + 0x1p-140)) return;
     }
 }
 
-static void norm_case(check *c, bool x_f32, sl_act act, uint32_t n_row, uint32_t n_group, uint32_t n, bool shared) {
+static void norm_case(check *c, bool x_f32, sl_act act, uint32_t n_row, uint32_t n_group, uint32_t n,
+                      bool shared) {
     const uint32_t width = n_group * n, max = n_row + 3;
-    check_case(c, "x %s, y %s, rows=%u groups=%u n=%u%s", act_name(x_f32 ? SL_ACT_F32 : act), act_name(act), n_row, n_group,
-               n, shared ? " shared weights" : "");
-    sl_norm_args a = { .n_group = n_group, .n = n, .w_step = shared ? 0 : n, .eps = EPS, .x_f32 = x_f32, .act = act };
+    check_case(c, "x %s, y %s, rows=%u groups=%u n=%u%s", act_name(x_f32 ? SL_ACT_F32 : act), act_name(act),
+               n_row, n_group, n, shared ? " shared weights" : "");
+    sl_norm_args a = {
+        .n_group = n_group, .n = n, .w_step = shared ? 0 : n, .eps = EPS, .x_f32 = x_f32, .act = act
+    };
     const float *x = make_rows(c, x_f32 ? SL_ACT_F32 : act, max, width);
     float *w = check_buffer(c, width * sizeof *w), *y = check_buffer(c, max * width * sizeof *y);
     check_fill_range(c, w, width, -2, 2);
@@ -58,17 +64,20 @@ static void norm_case(check *c, bool x_f32, sl_act act, uint32_t n_row, uint32_t
     cuda_run(cuda.rmsnorm(&a, NULL));
     cuda_get_rows(act, y, width, width, max, a.y, a.y_stride);
     for (size_t i = 0; i < n_row * n_group; i++)
-        norm_truth(c, x + i * n, w + (shared ? 0 : i % n_group * n), y + i * n, n, act == SL_ACT_BF16 ? BF16 : 0);
+        norm_truth(c, x + i * n, w + (shared ? 0 : i % n_group * n), y + i * n, n,
+                   act == SL_ACT_BF16 ? BF16 : 0);
     untouched(c, y, NULL, n_row, max, width);
     cuda_free();
     check_end(c);
 }
 
 void check_cuda_norm_rows(check *c) {
-    static const uint32_t sizes[][2] = { { 1, 1 }, { 9, 3 }, { 20, 64 }, { 1, 100 }, { 3, 512 }, { 2, 513 }, { 1, 4099 } };
+    static const uint32_t sizes[][2] = { { 1, 1 },   { 9, 3 },   { 20, 64 }, { 1, 100 },
+                                         { 3, 512 }, { 2, 513 }, { 1, 4099 } };
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int kind = 0; kind < 3; kind++)
-            norm_case(c, kind == 2, kind ? SL_ACT_BF16 : SL_ACT_F32, (uint32_t)s, sizes[s][0], sizes[s][1], s % 2 == 0);
+            norm_case(c, kind == 2, kind ? SL_ACT_BF16 : SL_ACT_F32, (uint32_t)s, sizes[s][0], sizes[s][1],
+                      s % 2 == 0);
 }
 
 /* ---- activations -------------------------------------------------------------------------------- */
@@ -103,7 +112,8 @@ void check_cuda_silu_rows(check *c) {
 
 /* ---- router ------------------------------------------------------------------------------------- */
 
-/* z errs by at most (2 d + 12) u of the sum of its products' sizes, and rho's slope in it is below 1 / (1 - tau). */
+/* z errs by at most (2 d + 12) u of the sum of its products' sizes, and rho's slope in it is below 1 / (1 -
+ * tau). */
 static double route_truth(const float *x, const float *norm, const float *w, float b, uint32_t d, double tau,
                           double *bound) {
     double sum = 0, z = b, size = fabs((double)b);
@@ -128,7 +138,8 @@ static void route_case(check *c, uint32_t n_row, uint32_t d, float tau) {
     float *w = check_buffer(c, 2 * d * sizeof *w), *rho = check_buffer(c, max * sizeof *rho);
     check_fill_range(c, w, 2 * d, -1.5f, 1.5f);
     a.x = cuda_put_rows(SL_ACT_F32, x, d, d, max, &a.x_stride);
-    a.norm = cuda_put(w, d * sizeof *w, 4), a.w = cuda_put(w + d, d * sizeof *w, 4), a.b = cuda_put(&b, sizeof b, 4);
+    a.norm = cuda_put(w, d * sizeof *w, 4), a.w = cuda_put(w + d, d * sizeof *w, 4),
+    a.b = cuda_put(&b, sizeof b, 4);
     a.rho = cuda_new(max * sizeof *rho, 4);
     cuda_run(cuda.route_score(&a, NULL));
     cuda_get(rho, a.rho, max * sizeof *rho);
@@ -178,14 +189,20 @@ static split split_truth(check *c, uint32_t n_tok, uint32_t n_run, int share) {
 static void split_case(check *c, uint32_t n_tok, uint32_t n_run, int share) {
     check_case(c, "n_tok=%u n_run=%u share=%d/4", n_tok, n_run, share);
     const split want = split_truth(c, n_tok, n_run, share);
-    const unsigned long long before[2] = { 1000, 7 }, after[2] = { 1000 + 2ull * want.n, 7 + 2ull * (want.n > 0) };
+    const unsigned long long before[2] = { 1000, 7 },
+                             after[2] = { 1000 + 2ull * want.n, 7 + 2ull * (want.n > 0) };
     unsigned long long tally[2];
     uint32_t n, *index = check_buffer(c, n_tok * 4), *starts = check_buffer(c, (n_run + 1) * 4);
     int32_t *row_of = check_buffer(c, n_tok * 4);
-    const sl_split_args a = { .rho = cuda_put(want.rho, n_tok * 4, 4), .start = cuda_put(want.start, (n_run + 1) * 4, 4),
-                              .n = cuda_new(4, 4), .index = cuda_new(n_tok * 4, 4), .row_of = cuda_new(n_tok * 4, 4),
-                              .deep_start = cuda_new((n_run + 1) * 4, 4), .tally = cuda_put(before, sizeof before, 8),
-                              .n_tok = n_tok, .n_run = n_run };
+    const sl_split_args a = { .rho = cuda_put(want.rho, n_tok * 4, 4),
+                              .start = cuda_put(want.start, (n_run + 1) * 4, 4),
+                              .n = cuda_new(4, 4),
+                              .index = cuda_new(n_tok * 4, 4),
+                              .row_of = cuda_new(n_tok * 4, 4),
+                              .deep_start = cuda_new((n_run + 1) * 4, 4),
+                              .tally = cuda_put(before, sizeof before, 8),
+                              .n_tok = n_tok,
+                              .n_run = n_run };
     cuda_run(cuda.route_split(&a, NULL));
     cuda_run(cuda.route_split(&a, NULL));
     cuda_get(&n, a.n, 4), cuda_get(index, a.index, n_tok * 4), cuda_get(row_of, a.row_of, n_tok * 4);
@@ -200,7 +217,8 @@ static void split_case(check *c, uint32_t n_tok, uint32_t n_run, int share) {
 }
 
 void check_cuda_route_split(check *c) {
-    static const uint32_t sizes[][2] = { { 1, 1 }, { 2, 5 }, { 31, 3 }, { 33, 33 }, { 1023, 7 }, { 1025, 300 }, { 3000, 40 } };
+    static const uint32_t sizes[][2] = { { 1, 1 },    { 2, 5 },      { 31, 3 },   { 33, 33 },
+                                         { 1023, 7 }, { 1025, 300 }, { 3000, 40 } };
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int share = 0; share <= 4; share += 2) split_case(c, sizes[s][0], sizes[s][1], share);
 }
@@ -215,7 +233,8 @@ static void gather_case(check *c, uint32_t n_row, uint32_t n_src, uint32_t piece
     for (size_t i = 0; i < n_src * (bytes + gap); i++) src[i] = (unsigned char)check_random(c);
     for (uint32_t i = 0, at = 0; i < max; i++) {
         index[i] = at;
-        if (i < n_row) at += 1 + (uint32_t)check_index(c, (n_src - at) / (n_row - i)); /* increasing, within n_src */
+        if (i < n_row)
+            at += 1 + (uint32_t)check_index(c, (n_src - at) / (n_row - i)); /* increasing, within n_src */
     }
     sl_gather_args a = { .src = cuda_put(src, n_src * (bytes + gap), 16), .dst = cuda_new(max * stride, 16),
                          .src_stride_bytes = bytes + gap, .dst_stride_bytes = stride, .bytes = bytes,
@@ -241,39 +260,39 @@ void check_cuda_gather(check *c) {
 
 /* ---- broken kernels ----------------------------------------------------------------------------- */
 
-int mutant_cuda_norm_all_rows(const sl_norm_args *args, sl_stream stream) {
+int mutant_cuda_norm_all_rows(const sl_norm_args *args, sl_cuda_stream stream) {
     sl_norm_args a = *args;
     a.rows.n = NULL;
     return sl_rmsnorm_cuda(&a, stream);
 }
 
-int mutant_cuda_norm_first_weights(const sl_norm_args *args, sl_stream stream) {
+int mutant_cuda_norm_first_weights(const sl_norm_args *args, sl_cuda_stream stream) {
     sl_norm_args a = *args;
     a.w_step = 0;
     return sl_rmsnorm_cuda(&a, stream);
 }
 
 /* Whole groups of four only. */
-int mutant_cuda_silu_no_tail(const sl_silu_args *args, sl_stream stream) {
+int mutant_cuda_silu_no_tail(const sl_silu_args *args, sl_cuda_stream stream) {
     sl_silu_args a = *args;
     a.n = a.n > 4 ? a.n / 4 * 4 : a.n;
     return sl_silu_mul_cuda(&a, stream);
 }
 
 /* The threshold is compared with, but not taken out of rho. */
-int mutant_cuda_route_tau(const sl_route_args *args, sl_stream stream) {
+int mutant_cuda_route_tau(const sl_route_args *args, sl_cuda_stream stream) {
     sl_route_args a = *args;
     a.tau = a.tau < 1 ? 0 : 1;
     return sl_route_score_cuda(&a, stream);
 }
 
-int mutant_cuda_split_last_run(const sl_split_args *args, sl_stream stream) {
+int mutant_cuda_split_last_run(const sl_split_args *args, sl_cuda_stream stream) {
     sl_split_args a = *args;
     a.n_run--;
     return sl_route_split_cuda(&a, stream);
 }
 
-int mutant_cuda_gather_in_order(const sl_gather_args *args, sl_stream stream) {
+int mutant_cuda_gather_in_order(const sl_gather_args *args, sl_cuda_stream stream) {
     sl_gather_args a = *args;
     a.rows.index = NULL;
     return sl_gather_cuda(&a, stream);

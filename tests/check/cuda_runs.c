@@ -1,10 +1,10 @@
-/* The CUDA kernels for sequences over ragged batches: several runs with slots of their own, empty ones among them, light
- * tokens, every fused step, f32 and bf16, against float64.
+/* The CUDA kernels for sequences over ragged batches: several runs with slots of their own, empty ones among
+ * them, light tokens, every fused step, f32 and bf16, against float64.
  *
- * Each case is computed four times: all runs in one call, every run alone, token by token over all runs (decode steps),
- * and cut in two at different places. Outputs and states must agree to the bit. Values are held against float64 within
- * TOLERANCE of the largest in their head or state (sums of at most 130 products; single steps have exact bounds in the
- * harness), and half a unit of bf16 where the output is bf16. */
+ * Each case is computed four times: all runs in one call, every run alone, token by token over all runs (decode
+ * steps), and cut in two at different places. Outputs and states must agree to the bit. Values are held against
+ * float64 within TOLERANCE of the largest in their head or state (sums of at most 130 products; single steps
+ * have exact bounds in the harness), and half a unit of bf16 where the output is bf16. */
 #include "cuda_sequence.h"
 
 #include <math.h>
@@ -93,7 +93,8 @@ static void make_runs(batch *b, uint32_t n_run, uint32_t longest) {
     }
     b->n_row = b->start[n_run];
     b->rho = floats(b->n_row);
-    for (uint32_t t = 0; t < b->n_row; t++) b->rho[t] = check_index(b->c, 3) ? check_uniform(b->c, 0.01f, 1) : 0;
+    for (uint32_t t = 0; t < b->n_row; t++)
+        b->rho[t] = check_index(b->c, 3) ? check_uniform(b->c, 0.01f, 1) : 0;
 }
 
 static void add_input(batch *b, size_t width, bool deep, float low, float high) {
@@ -166,7 +167,8 @@ static void get_out(const batch *b, const call *k, float *to) {
     float *packed = floats(n * b->out.width);
     if (n) cuda_get_rows(b->act, packed, b->out.width, b->out.width, n, k->out, k->out_stride);
     for (uint32_t i = 0; i < n; i++)
-        memcpy(to + row_at(k, b->out.deep, i) * b->out.width, packed + i * b->out.width, b->out.width * sizeof *to);
+        memcpy(to + row_at(k, b->out.deep, i) * b->out.width, packed + i * b->out.width,
+               b->out.width * sizeof *to);
 }
 
 static const float *put_rho(const batch *b, const call *k) {
@@ -175,14 +177,17 @@ static const float *put_rho(const batch *b, const call *k) {
     return cuda_put(rho, k->n_row * sizeof *rho, 4);
 }
 
-/* Computes the rows; the states of b advance. A long call is told more tokens than there are, as a captured pass is. */
+/* Computes the rows; the states of b advance. A long call is told more tokens than there are, as a captured
+ * pass is. */
 static void compute(batch *b, const uint32_t *from, const uint32_t *to, float *out) {
     call k;
     memset(&k, 0, sizeof k);
     choose(b, &k, from, to);
     for (size_t i = 0; i < b->n_input; i++) k.in[i] = put_input(b, &k, &b->in[i], &k.in_stride[i]);
-    for (size_t i = 0; i < b->n_param; i++) k.param[i] = cuda_put(b->param[i], b->param_n[i] * sizeof(float), 4);
-    k.out = cuda_new_rows(b->act, b->out.width, count(&k, b->out.deep) ? count(&k, b->out.deep) : 1, &k.out_stride);
+    for (size_t i = 0; i < b->n_param; i++)
+        k.param[i] = cuda_put(b->param[i], b->param_n[i] * sizeof(float), 4);
+    k.out =
+        cuda_new_rows(b->act, b->out.width, count(&k, b->out.deep) ? count(&k, b->out.deep) : 1, &k.out_stride);
     k.state = put_state(b);
     k.runs = cuda_put_runs(k.slot, k.start, k.n_run);
     k.deep_runs = cuda_put_runs(k.slot, k.deep_start, k.n_run);
@@ -224,11 +229,13 @@ static void one_by_one(batch *b) {
         uint32_t to[MAX_RUN];
         memcpy(to, b->start, b->n_run * sizeof *to);
         to[r] = b->start[r + 1];
-        if (to[r] > b->start[r] && (b->n_run < 20 || r % 16 == b->n_run / 2 % 16)) compute(b, b->start, to, out);
+        if (to[r] > b->start[r] && (b->n_run < 20 || r % 16 == b->n_run / 2 % 16))
+            compute(b, b->start, to, out);
         else if (to[r] > b->start[r]) { /* of many runs a few will do */
             memcpy(out + b->start[r] * b->out.width, b->result + b->start[r] * b->out.width,
                    (to[r] - b->start[r]) * b->out.width * sizeof *out);
-            memcpy(b->state + b->slot[r] * b->state_n, b->final + b->slot[r] * b->state_n, b->state_n * sizeof *out);
+            memcpy(b->state + b->slot[r] * b->state_n, b->final + b->slot[r] * b->state_n,
+                   b->state_n * sizeof *out);
         }
     }
     expect_same(b, out, "each run alone");
@@ -244,7 +251,9 @@ static void in_steps(batch *b, uint32_t n, const char *name) {
     for (uint32_t pass = 0; left; pass++) {
         left = 0;
         for (uint32_t r = 0; r < b->n_run; r++) {
-            const uint32_t end = b->start[r + 1], size = n ? n : pass ? end : (end - b->start[r]) * (r % 3 + 1) / 4;
+            const uint32_t end = b->start[r + 1], size = n      ? n
+                                                         : pass ? end
+                                                                : (end - b->start[r]) * (r % 3 + 1) / 4;
             to[r] = end - from[r] < size ? end : from[r] + size;
             left += to[r] - from[r];
         }
@@ -266,8 +275,8 @@ static void four_ways(batch *b) {
 /* ---- against float64 ---------------------------------------------------------------------------- */
 
 /* Width values of each row or slot within a tolerance of their group's largest. */
-static bool expect_near(const batch *b, const char *name, const float *got, const double *want, size_t n, size_t group,
-                        double rounding) {
+static bool expect_near(const batch *b, const char *name, const float *got, const double *want, size_t n,
+                        size_t group, double rounding) {
     for (size_t at = 0; at < n; at += group) {
         double largest = 0;
         for (size_t i = 0; i < group; i++) largest = fmax(largest, fabs(want[at + i]));
@@ -311,7 +320,9 @@ static void norm_heads(const batch *b, const float *w, double *y) {
 }
 
 static bool is_deep(const batch *b, uint32_t t) { return !b->routed || b->rho[t] > 0; }
-static const float *row_of(const batch *b, size_t input, uint32_t t) { return b->in[input].at + t * b->in[input].width; }
+static const float *row_of(const batch *b, size_t input, uint32_t t) {
+    return b->in[input].at + t * b->in[input].width;
+}
 
 static batch start_case(check *c, sl_act act, uint32_t n_run, uint32_t longest, bool routed) {
     batch b;
@@ -326,10 +337,20 @@ static const char *act_name(sl_act act) { return act == SL_ACT_F32 ? "f32" : "bf
 /* ---- convolution -------------------------------------------------------------------------------- */
 
 static void launch_conv(const batch *b, call *k) {
-    const sl_conv_cuda_args a = { .pqv = k->in[0], .s = k->out, .taps = k->param[0], .bias = k->param[1],
-                                  .norm = k->param[2], .state = k->state, .in_stride = k->in_stride[0],
-                                  .s_stride = k->out_stride, .e = b->e, .head_dim = b->head_dim, .k = b->k, .eps = EPS,
-                                  .act = b->act, .runs = k->runs };
+    const sl_conv_cuda_args a = { .pqv = k->in[0],
+                                  .s = k->out,
+                                  .taps = k->param[0],
+                                  .bias = k->param[1],
+                                  .norm = k->param[2],
+                                  .state = k->state,
+                                  .in_stride = k->in_stride[0],
+                                  .s_stride = k->out_stride,
+                                  .e = b->e,
+                                  .head_dim = b->head_dim,
+                                  .k = b->k,
+                                  .eps = EPS,
+                                  .act = b->act,
+                                  .runs = k->runs };
     cuda_run(cuda.conv_gate(&a, NULL));
 }
 
@@ -366,7 +387,8 @@ void check_cuda_conv_runs(check *c) {
     static const uint32_t shapes[][3] = { { 3, 3, 4 }, { 9, 8, 2 }, { 2, 64, 4 }, { 2, 100, 1 }, { 1, 300, 7 },
                                           { 4, 5, 40 }, { 5, 4, 3 } };
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes && !c->failed; s++)
-        for (int act = 0; act < 2; act++) conv_case(c, (sl_act)act, 5, shapes[s][0], shapes[s][1], shapes[s][2]);
+        for (int act = 0; act < 2; act++)
+            conv_case(c, (sl_act)act, 5, shapes[s][0], shapes[s][1], shapes[s][2]);
     conv_case(c, SL_ACT_F32, MAX_RUN, 2, 4, 4);
 }
 
@@ -375,11 +397,26 @@ void check_cuda_conv_runs(check *c) {
 enum { S6_DECAY, S6_DT_BIAS, S6_SKIP, S6_NORM };
 
 static void launch_s6(const batch *b, call *k) {
-    const sl_s6_cuda_args a = { .in = k->in[0], .s = k->in[1], .rho = k->rho, .decay = k->param[S6_DECAY],
-                                .dt_bias = k->param[S6_DT_BIAS], .skip = k->param[S6_SKIP], .norm = k->param[S6_NORM],
-                                .m = k->out, .state = k->state, .in_stride = k->in_stride[0], .s_stride = k->in_stride[1],
-                                .m_stride = k->out_stride, .e = b->e, .head_dim = b->head_dim, .n_state = b->n_state,
-                                .n_group = b->n_group, .eps = EPS, .act = b->act, .runs = k->deep_runs, .index = k->index };
+    const sl_s6_cuda_args a = { .in = k->in[0],
+                                .s = k->in[1],
+                                .rho = k->rho,
+                                .decay = k->param[S6_DECAY],
+                                .dt_bias = k->param[S6_DT_BIAS],
+                                .skip = k->param[S6_SKIP],
+                                .norm = k->param[S6_NORM],
+                                .m = k->out,
+                                .state = k->state,
+                                .in_stride = k->in_stride[0],
+                                .s_stride = k->in_stride[1],
+                                .m_stride = k->out_stride,
+                                .e = b->e,
+                                .head_dim = b->head_dim,
+                                .n_state = b->n_state,
+                                .n_group = b->n_group,
+                                .eps = EPS,
+                                .act = b->act,
+                                .runs = k->deep_runs,
+                                .index = k->index };
     cuda_run(cuda.s6(&a, NULL));
 }
 
@@ -404,8 +441,8 @@ static void truth_s6(const batch *b, uint32_t run, uint32_t t, double *state, do
 }
 
 static void s6_case(check *c, sl_act act, uint32_t n_run, const uint32_t *shape, bool routed) {
-    check_case(c, "%s runs=%u heads=%u head_dim=%u n_state=%u groups=%u%s", act_name(act), n_run, shape[0], shape[1],
-               shape[2], shape[3], routed ? " routed" : "");
+    check_case(c, "%s runs=%u heads=%u head_dim=%u n_state=%u groups=%u%s", act_name(act), n_run, shape[0],
+               shape[1], shape[2], shape[3], routed ? " routed" : "");
     batch b = start_case(c, act, n_run, n_run > 20 ? 5 : 55, routed);
     const uint32_t n_head = shape[0];
     b.e = n_head * shape[1], b.head_dim = shape[1], b.n_state = shape[2], b.n_group = shape[3];
@@ -423,8 +460,9 @@ static void s6_case(check *c, sl_act act, uint32_t n_run, const uint32_t *shape,
 }
 
 void check_cuda_s6_runs(check *c) {
-    static const uint32_t shapes[][4] = { { 4, 16, 8, 2 }, { 3, 5, 3, 3 }, { 2, 64, 64, 1 }, { 6, 20, 20, 3 },
-                                          { 1, 280, 5, 1 }, { 2, 4, 130, 1 }, { 2, 68, 70, 2 }, { 8, 4, 1, 4 } };
+    static const uint32_t shapes[][4] = { { 4, 16, 8, 2 },  { 3, 5, 3, 3 },   { 2, 64, 64, 1 },
+                                          { 6, 20, 20, 3 }, { 1, 280, 5, 1 }, { 2, 4, 130, 1 },
+                                          { 2, 68, 70, 2 }, { 8, 4, 1, 4 } };
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes && !c->failed; s++)
         for (int act = 0; act < 2; act++) s6_case(c, (sl_act)act, 5, shapes[s], (s + (size_t)act) % 2 == 0);
     s6_case(c, SL_ACT_F32, MAX_RUN, shapes[1], true);
@@ -435,10 +473,22 @@ void check_cuda_s6_runs(check *c) {
 enum { S4D_A, S4D_K, S4D_SKIP, S4D_NORM };
 
 static void launch_s4d(const batch *b, call *k) {
-    const sl_s4d_cuda_args a = { .in = k->in[0], .s = k->in[1], .a = k->param[S4D_A], .k = k->param[S4D_K],
-                                 .skip = k->param[S4D_SKIP], .norm = k->param[S4D_NORM], .m = k->out, .state = k->state,
-                                 .in_stride = k->in_stride[0], .s_stride = k->in_stride[1], .m_stride = k->out_stride,
-                                 .e = b->e, .head_dim = b->head_dim, .n_pole = b->n_state, .eps = EPS, .act = b->act,
+    const sl_s4d_cuda_args a = { .in = k->in[0],
+                                 .s = k->in[1],
+                                 .a = k->param[S4D_A],
+                                 .k = k->param[S4D_K],
+                                 .skip = k->param[S4D_SKIP],
+                                 .norm = k->param[S4D_NORM],
+                                 .m = k->out,
+                                 .state = k->state,
+                                 .in_stride = k->in_stride[0],
+                                 .s_stride = k->in_stride[1],
+                                 .m_stride = k->out_stride,
+                                 .e = b->e,
+                                 .head_dim = b->head_dim,
+                                 .n_pole = b->n_state,
+                                 .eps = EPS,
+                                 .act = b->act,
                                  .runs = k->runs };
     cuda_run(cuda.s4d(&a, NULL));
 }
@@ -463,7 +513,8 @@ static void truth_s4d(const batch *b, uint32_t run, uint32_t t, double *state, d
     norm_heads(b, b->param[S4D_NORM], out);
 }
 
-static void s4d_case(check *c, sl_act act, uint32_t n_run, uint32_t n_head, uint32_t head_dim, uint32_t n_pole) {
+static void s4d_case(check *c, sl_act act, uint32_t n_run, uint32_t n_head, uint32_t head_dim,
+                     uint32_t n_pole) {
     check_case(c, "%s runs=%u heads=%u head_dim=%u n_pole=%u", act_name(act), n_run, n_head, head_dim, n_pole);
     batch b = start_case(c, act, n_run, n_run > 20 ? 5 : 40, false);
     b.e = n_head * head_dim, b.head_dim = head_dim, b.n_state = n_pole;
@@ -481,7 +532,9 @@ static void s4d_case(check *c, sl_act act, uint32_t n_run, uint32_t n_head, uint
 }
 
 void check_cuda_s4d_runs(check *c) {
-    static const uint32_t shapes[][3] = { { 2, 64, 32 }, { 3, 5, 3 }, { 1, 270, 9 }, { 4, 4, 1 }, { 2, 33, 70 } };
+    static const uint32_t shapes[][3] = {
+        { 2, 64, 32 }, { 3, 5, 3 }, { 1, 270, 9 }, { 4, 4, 1 }, { 2, 33, 70 }
+    };
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes && !c->failed; s++)
         for (int act = 0; act < 2; act++) s4d_case(c, (sl_act)act, 5, shapes[s][0], shapes[s][1], shapes[s][2]);
     s4d_case(c, SL_ACT_F32, MAX_RUN, 2, 4, 2);
@@ -493,14 +546,29 @@ enum { IN_S, IN_Q, IN_GATE_I, IN_GATE_F, IN_M };
 enum { BIAS_I, BIAS_F, LAMBDA, KAPPA, OMEGA, GAMMA };
 
 static void launch_bridge(const batch *b, call *k) {
-    const sl_bridge_cuda_args a = { .s = k->in[IN_S], .q = k->in[IN_Q], .gate_i = k->in[IN_GATE_I],
-                                    .gate_f = k->in[IN_GATE_F], .m = k->in[IN_M], .bias_i = k->param[BIAS_I],
-                                    .bias_f = k->param[BIAS_F], .lambda = k->param[LAMBDA], .kappa = k->param[KAPPA],
-                                    .omega = k->param[OMEGA], .gamma = k->param[GAMMA], .rho = k->rho,
-                                    .row_of = k->device_row_of, .o = k->out, .state = k->state,
-                                    .s_stride = k->in_stride[IN_S], .q_stride = k->in_stride[IN_Q],
-                                    .gate_stride = k->in_stride[IN_GATE_I], .m_stride = k->in_stride[IN_M],
-                                    .o_stride = k->out_stride, .e = b->e, .act = b->act, .runs = k->runs };
+    const sl_bridge_cuda_args a = { .s = k->in[IN_S],
+                                    .q = k->in[IN_Q],
+                                    .gate_i = k->in[IN_GATE_I],
+                                    .gate_f = k->in[IN_GATE_F],
+                                    .m = k->in[IN_M],
+                                    .bias_i = k->param[BIAS_I],
+                                    .bias_f = k->param[BIAS_F],
+                                    .lambda = k->param[LAMBDA],
+                                    .kappa = k->param[KAPPA],
+                                    .omega = k->param[OMEGA],
+                                    .gamma = k->param[GAMMA],
+                                    .rho = k->rho,
+                                    .row_of = k->device_row_of,
+                                    .o = k->out,
+                                    .state = k->state,
+                                    .s_stride = k->in_stride[IN_S],
+                                    .q_stride = k->in_stride[IN_Q],
+                                    .gate_stride = k->in_stride[IN_GATE_I],
+                                    .m_stride = k->in_stride[IN_M],
+                                    .o_stride = k->out_stride,
+                                    .e = b->e,
+                                    .act = b->act,
+                                    .runs = k->runs };
     cuda_run(cuda.bridge(&a, NULL));
 }
 
@@ -544,33 +612,33 @@ void check_cuda_bridge_runs(check *c) {
 /* ---- broken kernels; those of another kind are in cuda_sequence_mutants.cu ------------------------ */
 
 /* One norm over all channels. */
-int mutant_cuda_conv_one_norm(const sl_conv_cuda_args *args, sl_stream stream) {
+int mutant_cuda_conv_one_norm(const sl_conv_cuda_args *args, sl_cuda_stream stream) {
     sl_conv_cuda_args a = *args;
     a.head_dim = a.e;
     return sl_conv_gate_cuda(&a, stream);
 }
 
-int mutant_cuda_s4d_one_norm(const sl_s4d_cuda_args *args, sl_stream stream) {
+int mutant_cuda_s4d_one_norm(const sl_s4d_cuda_args *args, sl_cuda_stream stream) {
     sl_s4d_cuda_args a = *args;
     a.head_dim = a.e;
     return sl_s4d_cuda(&a, stream);
 }
 
 /* Deep rows take s and rho of the first rows of the batch. */
-int mutant_cuda_s6_not_indexed(const sl_s6_cuda_args *args, sl_stream stream) {
+int mutant_cuda_s6_not_indexed(const sl_s6_cuda_args *args, sl_cuda_stream stream) {
     sl_s6_cuda_args a = *args;
     a.index = NULL;
     return sl_s6_cuda(&a, stream);
 }
 
 /* Light tokens move the state as deep ones do: here, the deep ones once more. */
-int mutant_cuda_s6_light_writes(const sl_s6_cuda_args *args, sl_stream stream) {
+int mutant_cuda_s6_light_writes(const sl_s6_cuda_args *args, sl_cuda_stream stream) {
     const int status = sl_s6_cuda(args, stream);
     return status ? status : sl_s6_cuda(args, stream);
 }
 
 /* Every head reads B of the next group. */
-int mutant_cuda_s6_next_group(const sl_s6_cuda_args *args, sl_stream stream) {
+int mutant_cuda_s6_next_group(const sl_s6_cuda_args *args, sl_cuda_stream stream) {
     sl_s6_cuda_args a = *args;
     uint32_t n_row;
     cuda_get(&n_row, a.runs.start + a.runs.n, sizeof n_row);
@@ -593,7 +661,7 @@ int mutant_cuda_s6_next_group(const sl_s6_cuda_args *args, sl_stream stream) {
 }
 
 /* A light token takes m of the row with its own number. */
-int mutant_cuda_bridge_light_is_deep(const sl_bridge_cuda_args *args, sl_stream stream) {
+int mutant_cuda_bridge_light_is_deep(const sl_bridge_cuda_args *args, sl_cuda_stream stream) {
     sl_bridge_cuda_args a = *args;
     a.row_of = NULL;
     return sl_bridge_cuda(&a, stream);

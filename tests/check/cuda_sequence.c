@@ -1,5 +1,6 @@
-/* The CUDA kernels for rows and sequences behind the signatures of the CPU's table (cuda_check.h). The steps that have no
- * place in those signatures are left out as cuda_kernels.h says, and are the subject of cuda_rows.c and cuda_runs.c. */
+/* The CUDA kernels for rows and sequences behind the signatures of the CPU's table (cuda_check.h). The steps
+ * that have no place in those signatures are left out as cuda_kernels.h says, and are the subject of
+ * cuda_rows.c and cuda_runs.c. */
 #include "cuda_check.h"
 #include "cuda_sequence.h"
 
@@ -40,7 +41,8 @@ static sl_slab put_state(const float *from, size_t stride, size_t n_row, size_t 
 }
 
 static void get_state(float *to, size_t stride, size_t n_row, size_t n, sl_slab slab) {
-    for (size_t r = 0; r < n_row; r++) cuda_get(to + r * stride, slab.data + slab.slot_stride + r * n, n * sizeof *to);
+    for (size_t r = 0; r < n_row; r++)
+        cuda_get(to + r * stride, slab.data + slab.slot_stride + r * n, n * sizeof *to);
 }
 
 /* Rows of several parts side by side as an activation row has them; a part without a source is NaN. */
@@ -75,7 +77,8 @@ static float *put_packed(const float *from, size_t stride, size_t n_row, size_t 
 
 /* ---- adapters ----------------------------------------------------------------------------------- */
 
-void check_cuda_rmsnorm(const float *x, const float *w, float *y, size_t n_group, size_t n, size_t w_step, float eps) {
+void check_cuda_rmsnorm(const float *x, const float *w, float *y, size_t n_group, size_t n, size_t w_step,
+                        float eps) {
     const size_t width = n_group * n;
     sl_norm_args a = { .n_group = (uint32_t)n_group, .n = (uint32_t)n, .w_step = (uint32_t)w_step, .eps = eps,
                        .x_f32 = n % 2 == 0, .act = SL_ACT_F32, .rows = { .max = 1 } };
@@ -101,7 +104,10 @@ void check_cuda_silu_mul(const float *g, const float *u, float *y, size_t n) {
 
 void check_cuda_conv_gate(const sl_conv_args *c) {
     const part parts[] = { { c->p, c->in_stride, c->n }, { NULL, 0, c->n }, { c->v, c->in_stride, c->n } };
-    sl_conv_cuda_args a = { .e = (uint32_t)c->n, .head_dim = (uint32_t)c->n, .k = (uint32_t)c->k, .act = SL_ACT_F32,
+    sl_conv_cuda_args a = { .e = (uint32_t)c->n,
+                            .head_dim = (uint32_t)c->n,
+                            .k = (uint32_t)c->k,
+                            .act = SL_ACT_F32,
                             .runs = one_run(c->n_tok) };
     a.pqv = put_parts(parts, 3, c->n_tok, &a.in_stride);
     a.s = cuda_new_rows(SL_ACT_F32, c->n, c->n_tok, &a.s_stride);
@@ -116,7 +122,10 @@ void check_cuda_conv_gate(const sl_conv_args *c) {
 
 void check_cuda_s6(const sl_scan_s6_args *s) {
     const size_t e = s->head_dim, n = s->n_state;
-    const part parts[] = { { NULL, 0, e }, { s->r, s->r_stride, e }, { s->b, s->bc_stride, n }, { s->c, s->bc_stride, n },
+    const part parts[] = { { NULL, 0, e },
+                           { s->r, s->r_stride, e },
+                           { s->b, s->bc_stride, n },
+                           { s->c, s->bc_stride, n },
                            { s->delta, s->delta_stride, 1 } };
     sl_s6_cuda_args a = { .e = (uint32_t)e, .head_dim = (uint32_t)e, .n_state = (uint32_t)n, .n_group = 1,
                           .act = SL_ACT_F32, .runs = one_run(s->n_tok) };
@@ -134,7 +143,10 @@ void check_cuda_s6(const sl_scan_s6_args *s) {
 void check_cuda_s4d(const sl_scan_s4d_args *s) {
     const size_t e = s->n;
     const part parts[] = { { NULL, 0, e }, { s->r, s->r_stride, e } };
-    sl_s4d_cuda_args a = { .e = (uint32_t)e, .head_dim = (uint32_t)e, .n_pole = (uint32_t)s->n_pole, .act = SL_ACT_F32,
+    sl_s4d_cuda_args a = { .e = (uint32_t)e,
+                           .head_dim = (uint32_t)e,
+                           .n_pole = (uint32_t)s->n_pole,
+                           .act = SL_ACT_F32,
                            .runs = one_run(s->n_tok) };
     a.in = put_parts(parts, 2, s->n_tok, &a.in_stride);
     a.a = put_packed(s->a, s->pole_stride, 2 * s->n_pole, e);

@@ -45,13 +45,13 @@ int product(sl_blas *blas, sl_act act, bool y_f32, size_t n_row, size_t n_tok, s
                                                   : product_kernel<sl_bf16, sl_bf16>;
     blas_args args = {w, x, y, w_stride, x_stride, y_stride, n_row, k};
     dim3 grid(static_cast<unsigned>((n_row + 255) / 256), static_cast<unsigned>(n_tok));
-    return sl_launch(kernel, grid, dim3(256), 0, *static_cast<sl_stream *>(blas->handle), args);
+    return sl_launch(kernel, grid, dim3(256), 0, *static_cast<sl_cuda_stream *>(blas->handle), args);
 }
 
 } // namespace
 
 /* May fail on request, like an allocation. */
-extern "C" bool sl_blas_open(sl_blas *blas, sl_stream stream, void *workspace, size_t n_bytes) {
+extern "C" bool sl_blas_open(sl_blas *blas, sl_cuda_stream stream, void *workspace, size_t n_bytes) {
     *blas = {};
     cudaError_t error = sl_call("cublasCreate", CALL_ALLOCATES, [&] {
         bool good = n_bytes == 0 || sl_memory_is_device("cublasSetWorkspace", workspace, n_bytes);
