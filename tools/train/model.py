@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reference"))
 import bridge as reference_bridge  # noqa: E402
 import transformer as reference_transformer  # noqa: E402
 import ops  # noqa: E402
+from optim import SLOW  # noqa: E402
 
 VOCAB = 4096
 CONSTANT, SPREAD = 1.2, 0.08  # what channel 0 of Bridge's residual stream holds; standard deviation of the embedding
@@ -67,7 +68,7 @@ class TrainTransformer(reference_transformer.Transformer):
         pass
 
     def sections(self, name, p):
-        return p.shape[:1]
+        return [(p.shape[0], 1)]
 
 
 def bridge_params(w):
@@ -159,8 +160,9 @@ class TrainBridge(reference_bridge.Bridge):
 
     @torch.no_grad()
     def constrain(self):
-        """After each step: keeps the constant channel constant."""
+        """After each step: keeps the constant channel constant. The head does not read it."""
         self.model.embed.weight[:, 0] = CONSTANT
+        self.model.norm.weight[0] = 0
         for w in self.model.layers:
             w.out.weight[0] = 0
             w.mlp.down.weight[0] = 0
@@ -169,15 +171,15 @@ class TrainBridge(reference_bridge.Bridge):
         return [p for twin in self.twin for p in twin.parameters()]
 
     def sections(self, name, p):
-        """Rows of the matrices that are stacked in one parameter."""
+        """The matrices stacked in one parameter: rows, and share of the learning rate."""
         c = self.config
         if "_gate.weight" in name:
-            return p.shape[:1].numel() * [c.gate_block]
+            return p.shape[0] * [(c.gate_block, 1)]
         if name.endswith("conv.in.weight"):
-            return 3 * [c.inner_size]
+            return 3 * [(c.inner_size, 1)]
         if name.endswith("ssm.in.weight"):
-            return [c.inner_size] * 2 + 2 * [c.n_groups * c.state_size] + [c.heads]
-        return p.shape[:1]
+            return 2 * [(c.inner_size, 1)] + 2 * [(c.n_groups * c.state_size, 1)] + [(c.heads, SLOW)]
+        return [(p.shape[0], 1)]
 
     def schedule(self, progress):
         """tau and the load's weight: all deep while the layers learn to read their states, then raised to the end value."""

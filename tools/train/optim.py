@@ -21,8 +21,9 @@ def orthogonalize(x):
 
 class Muon:
     def __init__(self, params, momentum=0.95):
-        """params: (parameter, sections): a parameter of several stacked matrices is orthogonalised one by one. This
-        matters: in a stack the rows with small gradients (B and C beside g and r) would hardly move."""
+        """params: (parameter, sections): a parameter of several stacked matrices, (rows, share of the rate) each, is
+        orthogonalised one by one. This matters: in a stack the rows with small gradients (B and C beside g and r)
+        would hardly move."""
         self.params, self.momentum = params, momentum
         self.buffers = [torch.zeros_like(p) for p, _ in params]
 
@@ -32,11 +33,11 @@ class Muon:
             m.lerp_(p.grad, 1 - self.momentum)
             update = p.grad.lerp(m, self.momentum)
             p.mul_(1 - lr * decay)
-            rows = lambda x: x.flatten(0, -2).split(sections)
-            for part, u in zip(rows(p), rows(update)):
+            rows = lambda x: x.flatten(0, -2).split([n for n, _ in sections])
+            for part, u, (_, share) in zip(rows(p), rows(update), sections):
                 tall = u.shape[0] >= u.shape[1]
                 step = orthogonalize(u if tall else u.T)
-                part.add_(step if tall else step.T, alpha=-lr * 0.2 * max(u.shape) ** 0.5)
+                part.add_(step if tall else step.T, alpha=-lr * share * 0.2 * max(u.shape) ** 0.5)
 
     def state_dict(self):
         return self.buffers
