@@ -276,7 +276,7 @@ static void check_products(check *c, int kernel) {
     const uint32_t most = kernel == GEMV ? SL_GEMV_ROWS : 70;
     for (int i = 0; i < SL_N_TYPE * 2 * 3 * 6 && !c->failed; i++) {
         shape s = { .kernel = kernel, .type = (sl_type)(i % SL_N_TYPE), .act = (sl_act)(i / SL_N_TYPE % 2),
-                    .out = (sl_out)(i / SL_N_TYPE / 2 % 3), .k = ks[i / (SL_N_TYPE * 2 * 3)] };
+                    .out = (sl_product_out)(i / SL_N_TYPE / 2 % 3), .k = ks[i / (SL_N_TYPE * 2 * 3)] };
         s.n_row = 1 + (uint32_t)check_index(c, i % 7 == 0 ? 150 : 20);
         s.max = 1 + (uint32_t)check_index(c, check_random(c) % 2 ? most : 5);
         const uint64_t options = check_random(c);
@@ -290,7 +290,7 @@ static void check_products(check *c, int kernel) {
 static void check_nothing(check *c, int kernel) {
     for (int i = 0; i < SL_N_TYPE * 3 && !c->failed; i++) {
         check_product(c, (shape){ .kernel = kernel, .type = (sl_type)(i % SL_N_TYPE), .act = SL_ACT_BF16,
-                                  .out = (sl_out)(i / SL_N_TYPE), .n_row = 9, .k = 128, .max = i % 2 ? 16 : 4,
+                                  .out = (sl_product_out)(i / SL_N_TYPE), .n_row = 9, .k = 128, .max = i % 2 ? 16 : 4,
                                   .counted = true, .bias = true });
     }
 }
