@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """How fast a small model learns to copy from its context: rows of random tokens, repeated once.
 
-Prints the loss on the repeated half, which no model can lower without its state or its attention; log(64) = 4.16
-is chance. A change of Bridge's initial weights shows here within two minutes, in text after millions of tokens.
+Prints the loss on the repeated half, which no model can lower without its state or its attention; chance is
+log(64) = 4.16. A change of Bridge's initial weights shows here within two minutes, in text after millions of tokens.
 """
 import argparse
 import math
@@ -21,7 +21,7 @@ def main():
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--lr", type=float, default=5e-3)
-    parser.add_argument("--closed", action="store_true", help="Bridge without its constant: gates of random sign")
+    parser.add_argument("--closed", action="store_true", help="Bridge without its constant")
     args = parser.parse_args()
     torch.set_num_threads(1)
     models.BRIDGE.update(vocab_size=PIECES, num_hidden_layers=args.layers, routed_layers=[])

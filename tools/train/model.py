@@ -18,7 +18,7 @@ import ops  # noqa: E402
 from optim import SLOW  # noqa: E402
 
 VOCAB = 4096
-CONSTANT, SPREAD = 1.2, 0.08  # what channel 0 of Bridge's residual stream holds; standard deviation of the embedding
+CONSTANT, SPREAD = 1.2, 0.08  # channel 0 of Bridge's residual stream; standard deviation of its embedding
 TOKENS = {"bos_token_id": 0, "eos_token_id": [0, 2]}
 # A group of B and C for each head: one pattern of reading for a whole layer is too little for text.
 BRIDGE = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=6, head_dim=64, state_size=64, n_groups=4,
