@@ -2,7 +2,8 @@
 """How fast a small model learns to copy from its context: rows of random tokens, repeated once.
 
 Prints the loss on the repeated half, which no model can lower without its state or its attention; chance is
-log(64) = 4.16. A change of Bridge's initial weights shows here within two minutes, in text after millions of tokens.
+log(64) = 4.16. A change of Bridge's initial weights shows here within two minutes, in text after millions
+of tokens.
 """
 import argparse
 import math
