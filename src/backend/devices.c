@@ -93,15 +93,14 @@ bool sl_device_name_is_known(const char *name) {
     return !strcmp(name, "cpu") || !strcmp(name, "auto") || is_cuda_name(name);
 }
 
-static sl_status use_cuda(const sl_device_info *d, size_t ordinal, sl_device_params *params,
-                          const sl_backend **backend, char *id) {
+static void use_cuda(const sl_device_info *d, size_t ordinal, sl_device_params *params,
+                     const sl_backend **backend, char *id) {
     (void)backend;
     params->ordinal = (int)ordinal;
     memcpy(id, d->id, sizeof d->id);
 #ifdef SL_CUDA
     *backend = &sl_backend_cuda;
 #endif
-    return SL_OK;
 }
 
 sl_status sl_device_choose(const char *name, const sl_graph *graph, sl_device_params *params,
