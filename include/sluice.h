@@ -124,7 +124,7 @@ typedef struct sl_device_info {
     int driver, runtime;   /* CUDA versions as 1000 * major + 10 * minor; 0: none */
     int capability;        /* compute capability, 10 * major + minor */
     bool usable;
-    char reason[200];      /* why not, one line */
+    char reason[200];      /* why not, or what is missing although it is; one line */
 } sl_device_info;
 
 /* Writes at most cap devices and returns how many there are. The CPU is the first. Where CUDA devices cannot be asked

@@ -77,6 +77,8 @@ bool sl_blas_open(sl_blas *blas, sl_cuda_stream stream, void *workspace, size_t 
     return true;
 }
 
+bool sl_blas_is_there(void) { return library.gemm || load_library(); }
+
 void sl_blas_close(sl_blas *blas) {
     if (blas->handle) library.destroy(blas->handle);
     blas->handle = NULL;

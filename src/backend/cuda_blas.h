@@ -17,6 +17,8 @@ typedef struct sl_blas {
 /* Opens cuBLAS on the current device for work on the stream; workspace: n_bytes of device memory that it may
  * use as long as it is open (0: none). False: it is not there or does not work; blas->name says why. */
 bool sl_blas_open(sl_blas *blas, sl_cuda_stream stream, void *workspace, size_t n_bytes);
+/* Whether the library is there at all; it stays loaded. */
+bool sl_blas_is_there(void);
 void sl_blas_close(sl_blas *blas); /* also of one that was not opened */
 
 #endif

@@ -58,6 +58,8 @@ static void describe(int ordinal, sl_device_info *d) {
         snprintf(d->reason, sizeof d->reason, "compute capability %d.%d, expected %d.%d or more",
                  d->capability / 10, d->capability % 10, LEAST_CAPABILITY / 10, LEAST_CAPABILITY % 10);
     else d->usable = true;
+    if (d->usable && !sl_blas_is_there())
+        snprintf(d->reason, sizeof d->reason, "no cuBLAS 12 or 13 found: long prompts use our own, slower products");
 }
 
 size_t sl_cuda_devices(sl_device_info *devices, size_t cap, char *reason) {

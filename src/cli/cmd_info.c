@@ -162,9 +162,10 @@ static bool print_device(const sl_device_info *d) {
     char name[32];
     snprintf(name, sizeof name, "device %s", d->id);
     if (!d->usable) return line(name, "%s%scannot be used: %s", d->name, d->name[0] ? ": " : "", d->reason);
-    return line(name, "%s, %s, %s free, compute capability %d.%d, driver for CUDA %d.%d, runtime %d.%d", d->name,
-                bytes_text(d->memory_bytes, &all), bytes_text(d->free_bytes, &left), d->capability / 10, d->capability % 10,
-                d->driver / 1000, d->driver / 10 % 100, d->runtime / 1000, d->runtime / 10 % 100);
+    return line(name, "%s, %s, %s free, compute capability %d.%d, driver for CUDA %d.%d, runtime %d.%d%s%s",
+                d->name, bytes_text(d->memory_bytes, &all), bytes_text(d->free_bytes, &left), d->capability / 10,
+                d->capability % 10, d->driver / 1000, d->driver / 10 % 100, d->runtime / 1000,
+                d->runtime / 10 % 100, d->reason[0] ? "; " : "", d->reason);
 }
 
 static bool print_devices(void) {

@@ -68,6 +68,8 @@ extern "C" bool sl_blas_open(sl_blas *blas, sl_cuda_stream stream, void *workspa
     return true;
 }
 
+extern "C" bool sl_blas_is_there(void) { return true; }
+
 extern "C" void sl_blas_close(sl_blas *blas) {
     free(blas->handle);
     blas->handle = nullptr;
