@@ -32,6 +32,8 @@ struct lane {
     sl_device_wait wait;
     unsigned mask, arg, width;
     uint32_t value, result;
+    sl_device_meeting meeting;
+    void *data;
 };
 
 struct warp {
@@ -46,6 +48,7 @@ struct order {
 /* The running block. Fibers are kept for the next. */
 struct {
     lane lanes[SL_MAX_THREADS];
+    sl_device_copies copies[SL_MAX_THREADS];
     warp warps[SL_MAX_THREADS / 32];
     unsigned ready[SL_MAX_THREADS]; /* ring */
     unsigned n_thread, n_started, n_returned, at_barrier, ready_head, n_ready, current, returned_first;
@@ -62,7 +65,8 @@ struct {
 char fault_text[512];
 
 const char *const wait_names[] = {"__syncwarp",      "__shfl_sync",   "__shfl_up_sync", "__shfl_down_sync",
-                                  "__shfl_xor_sync", "__ballot_sync", "__syncthreads"};
+                                  "__shfl_xor_sync", "__ballot_sync", "a matrix instruction",
+                                  "__syncthreads"};
 
 uint64_t common_divisor(uint64_t a, uint64_t b) { return b ? common_divisor(b, a % b) : a; }
 
@@ -179,6 +183,8 @@ void make_ready(unsigned thread) {
 void check_return(unsigned thread) {
     if (block.at_barrier > 0)
         fail("thread %u returned while %u threads wait at __syncthreads", thread, block.at_barrier);
+    if (block.copies[thread].n > 0)
+        fail("thread %u returned with %u copies under way", thread, block.copies[thread].n);
     const warp *w = &block.warps[thread / 32];
     for (unsigned waiting = w->arrived; waiting; waiting &= waiting - 1) {
         unsigned other = thread / 32 * 32 + static_cast<unsigned>(__builtin_ctz(waiting));
@@ -236,13 +242,22 @@ unsigned shuffle_source(const lane *l, unsigned i) {
     }
 }
 
+void hold_meeting(unsigned first) {
+    void *data[32];
+    for (unsigned i = 0; i < 32; i++)
+        data[i] = block.lanes[first + i].data;
+    block.lanes[first].meeting(data);
+}
+
 void finish_collective(unsigned first, unsigned mask, sl_device_wait kind) {
+    if (kind == SL_WAIT_MATRIX)
+        hold_meeting(first);
     uint32_t votes = kind == SL_WAIT_BALLOT ? ballot(first, mask) : 0;
     for (unsigned rest = mask; rest; rest &= rest - 1) {
         unsigned i = static_cast<unsigned>(__builtin_ctz(rest));
         lane *l = &block.lanes[first + i];
         l->result = votes;
-        if (kind == SL_WAIT_SYNC || kind == SL_WAIT_BALLOT)
+        if (kind == SL_WAIT_SYNC || kind == SL_WAIT_BALLOT || kind == SL_WAIT_MATRIX)
             continue;
         unsigned source = shuffle_source(l, i);
         if (source > 31 || !(mask >> source & 1))
@@ -264,7 +279,8 @@ bool all_arrived(unsigned first, unsigned mask, sl_device_wait kind) {
         return false;
     for (unsigned rest = mask; rest; rest &= rest - 1) {
         const lane *l = &block.lanes[first + static_cast<unsigned>(__builtin_ctz(rest))];
-        if (l->mask != mask || l->wait != kind)
+        if (l->mask != mask || l->wait != kind ||
+            (kind == SL_WAIT_MATRIX && l->meeting != block.lanes[block.current].meeting))
             return false;
     }
     return true;
@@ -316,6 +332,13 @@ void sl_device_barrier(void) {
             make_ready(i);
 }
 
+void sl_device_meet(sl_device_meeting meeting, void *data) {
+    block.lanes[block.current].meeting = meeting, block.lanes[block.current].data = data;
+    sl_device_warp(SL_WAIT_MATRIX, 0xffffffffu, 0, 0, 32);
+}
+
+sl_device_copies *sl_device_copies_here(void) { return &block.copies[block.current]; }
+
 void *sl_device_shared(void) { return block.shared; }
 
 void sl_device_trap(const char *what) { fail("thread %u: %s", block.current, what); }
@@ -325,6 +348,8 @@ static void begin_block(void) {
     block.n_started = block.n_returned = block.at_barrier = block.n_ready = block.ready_head = 0;
     for (unsigned i = 0; i < n; i += 32)
         block.warps[i / 32] = {n - i >= 32 ? 0xffffffffu : (1u << (n - i)) - 1, 0, 0};
+    for (unsigned i = 0; i < n; i++)
+        block.copies[i].n = block.copies[i].n_group = 0;
     if (block.grid->shared_bytes > 0)
         memset(block.shared, 0xff, block.grid->shared_bytes);
 }
@@ -369,6 +394,8 @@ bool sl_grid_run(const sl_grid *grid, const void *args, unsigned long seed) {
     uint64_t n_block = static_cast<uint64_t>(grid->grid.x) * grid->grid.y * grid->grid.z;
     order blocks = choose_order(n_block, seed);
     block.threads = choose_order(block.n_thread, seed);
+    for (sl_device_copies &copies : block.copies)
+        copies.at_once = seed % 2;
     block.host = {}; /* another OS thread may be calling this time */
     if (!place_shared(grid->shared_bytes)) {
         sl_fault_set("no memory for the shared memory of the test device");
@@ -404,11 +431,11 @@ void sl_fault_set(const char *format, ...) {
 
 /* ---- numbers of 16 bits -------------------------------------------------------------------------- */
 
+/* The bits in a float's places are the number times 2^-112, subnormals too. */
 float sl_device_half_to_float(uint16_t bits) {
-    int exponent = bits >> 10 & 31, fraction = bits & 1023;
-    float v = exponent == 31 ? (fraction ? NAN : INFINITY)
-              : exponent     ? ldexpf(static_cast<float>(fraction + 1024), exponent - 25)
-                             : ldexpf(static_cast<float>(fraction), -24);
+    float v = __uint_as_float((bits & 0x7fffu) << 13) * 0x1p112f;
+    if ((bits & 0x7c00) == 0x7c00)
+        v = bits & 0x3ff ? NAN : INFINITY;
     return bits >> 15 ? -v : v;
 }
 

@@ -17,6 +17,25 @@ enum { SL_MAX_THREADS = 1024, SL_MAX_SHARED = 163 * 1024 };
 /* seed 0: blocks and threads in increasing order. False: a fault, explained by sl_fault_text. */
 bool sl_grid_run(const sl_grid *grid, const void *args, unsigned long seed);
 
+/* Copies of the running thread that are under way (device_mma.cpp). */
+enum { SL_MAX_COPIES = 64 };
+struct sl_device_copying {
+    void *to;
+    const void *from; /* NULL: zeros */
+    unsigned group;
+};
+struct sl_device_copies {
+    sl_device_copying list[SL_MAX_COPIES];
+    unsigned n, n_group;
+    bool at_once; /* then the list only says what is not to be read yet */
+};
+sl_device_copies *sl_device_copies_here(void);
+
+/* Suspends until all 32 lanes of the warp call it with the same function, which the last of them calls with
+ * everyone's data in the order of the lanes. */
+typedef void (*sl_device_meeting)(void *const data[32]);
+void sl_device_meet(sl_device_meeting meeting, void *data);
+
 /* The one line of the last fault. */
 char *sl_fault_text(void);
 __attribute__((format(printf, 1, 2))) void sl_fault_set(const char *format, ...);

@@ -68,6 +68,7 @@ enum sl_device_wait {
     SL_WAIT_DOWN,
     SL_WAIT_XOR,
     SL_WAIT_BALLOT,
+    SL_WAIT_MATRIX, /* an instruction of the matrix units */
     SL_WAIT_BARRIER /* __syncthreads; last: the others are waits of a warp */
 };
 
@@ -76,6 +77,14 @@ extern "C" {
 uint32_t sl_device_warp(sl_device_wait kind, unsigned mask, uint32_t value, unsigned arg, unsigned width);
 void sl_device_barrier(void);
 void *sl_device_shared(void);
+/* What kernels/mma_cuda.h consists of here. */
+void sl_device_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]);
+void sl_device_mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2]);
+void sl_device_mma_load(uint32_t r[4], const void *row);
+void sl_device_mma_load_transposed(uint32_t r[4], const void *row);
+void sl_device_copy(void *shared, const void *global, bool valid);
+void sl_device_copy_commit(void);
+void sl_device_copy_wait(unsigned n);
 /* Ends the launch with a fault. */
 [[noreturn]] void sl_device_trap(const char *what);
 float sl_device_half_to_float(uint16_t bits);

@@ -2,6 +2,7 @@
  * the faults that a real device would leave undefined. Also the example of a kernel in the subset of
  * kernels/cuda.h. */
 #include "device_check.h"
+#include "kernels/mma_cuda.h"
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -228,11 +229,76 @@ static void test_numbers(void) {
     CHECK(__dp4a(0x01ff7f80, 0x02038001, 5) == 5 + -128 * 1 + 127 * -128 + -1 * 3 + 1 * 2);
 }
 
+/* ---- copies under way ---------------------------------------------------------------------------- */
+
+struct copy_args {
+    const uint4 *x; /* [96] */
+    unsigned *y;    /* [32, 5] */
+};
+
+/* What a thread sees of its three groups of copies after each wait; the third is zeros instead. */
+static __global__ void copy_kernel(copy_args a) {
+    __shared__ uint4 got[3][32];
+    const unsigned i = threadIdx.x;
+    unsigned *y = a.y + 5 * i;
+    for (int g = 0; g < 3; g++) {
+        got[g][i] = make_uint4(7, 7, 7, 7);
+        sl_copy_async16_zero(&got[g][i], a.x + 32 * g + i, g < 2);
+        if (g == 0)
+            sl_copy_async_wait<0>(); /* of a group not yet ended */
+        if (g == 0)
+            y[0] = got[0][i].w;
+        sl_copy_async_commit();
+    }
+    sl_copy_async_wait<2>();
+    y[1] = got[0][i].x, y[2] = got[1][i].x;
+    sl_copy_async_wait<0>();
+    y[3] = got[1][i].w, y[4] = got[2][i].y;
+}
+
+static void test_copies(void) {
+    uint4 *dx = device_array<uint4>(96), x[96];
+    unsigned *dy = device_array<unsigned>(32 * 5), y[32][5];
+    for (unsigned i = 0; i < 96; i++)
+        x[i] = make_uint4(1000 + i, 0, 0, 2000 + i);
+    CHECK(cudaMemcpy(dx, x, sizeof x, cudaMemcpyHostToDevice) == cudaSuccess);
+    for (unsigned seed = 0; seed < 2; seed++) { /* 1: at once */
+        sl_device_seed(seed);
+        CHECK(sl_launch(copy_kernel, dim3(1), dim3(32), 0, nullptr, copy_args{dx, dy}) == 0);
+        fetch(y[0], dy, 32 * 5);
+        for (unsigned i = 0; i < 32; i++) {
+            CHECK(y[i][0] == (seed ? 2000 + i : 7) && y[i][1] == 1000 + i);
+            CHECK(y[i][2] == (seed ? 1032 + i : 7));
+            CHECK(y[i][3] == 2032 + i && y[i][4] == 0);
+        }
+    }
+    sl_device_seed(0);
+    CHECK(cudaFree(dx) == cudaSuccess && cudaFree(dy) == cudaSuccess);
+}
+
 /* ---- faults -------------------------------------------------------------------------------------- */
 
 struct fault_args {
     int kind;
 };
+
+/* Two ways to misuse a copy, two to misuse the matrix units. */
+static __device__ void matrix_faults(int kind, unsigned i) {
+    __shared__ uint4 tile[64], other[8];
+    uint32_t r[4] = {0, 0, 0, 0};
+    float d[4] = {0, 0, 0, 0};
+    switch (kind) {
+    case 8: sl_copy_async16(tile + i, other); return;
+    case 9: sl_copy_async16(tile + i, reinterpret_cast<char *>(other) + 4); return;
+    case 10: sl_mma_load(r, reinterpret_cast<char *>(tile) + 2); return;
+    case 11: /* two instructions of the same shape */
+        if (i < 16)
+            sl_mma_bf16(d, r, r);
+        else
+            sl_mma_f16(d, r, r);
+        return;
+    }
+}
 
 static __global__ void fault_kernel(fault_args a) {
     unsigned i = threadIdx.x;
@@ -269,6 +335,7 @@ static __global__ void fault_kernel(fault_args a) {
         else
             __ballot_sync(0xffffffffu, 1);
         return;
+    default: matrix_faults(a.kind, i);
     }
 }
 
@@ -293,6 +360,10 @@ static void test_faults(void) {
         expect_fault(5, 16, "lane 0 reads lane 20");
         expect_fault(6, 32, "thread 9: __trap");
         expect_fault(7, 32, "no thread can go on: thread 0 waits at __syncwarp");
+        expect_fault(8, 32, "thread 0 returned with 1 copies under way");
+        expect_fault(9, 32, "thread 0: a copy of sl_copy_async16 does not start at a multiple of 16 bytes");
+        expect_fault(10, 32, "thread 0: a row of sl_mma_load does not start at a multiple of 16 bytes");
+        expect_fault(11, 32, "thread 0 waits at a matrix instruction");
         test_sum();
     }
 }
@@ -323,6 +394,7 @@ int main() {
     test_warp();
     test_atomics();
     test_numbers();
+    test_copies();
     test_faults();
     test_limits();
     test_runtime();
