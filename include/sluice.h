@@ -209,7 +209,7 @@ SL_API sl_status sl_state_save(const sl_session *session, size_t slot, void *dat
 /* A damaged, cut, longer or foreign state is refused (SL_E_STATE) and the slot stays as it was. */
 SL_API sl_status sl_state_load(sl_session *session, size_t slot, const void *data, uint64_t n_bytes,
                                sl_error *err);
-/* The same with a file; saving writes a temporary name, syncs and renames. */
+/* The same with a file, named in every error; saving writes beside it, syncs, and replaces it in one step. */
 SL_API sl_status sl_state_save_file(const sl_session *session, size_t slot, const char *path, sl_error *err);
 SL_API sl_status sl_state_load_file(sl_session *session, size_t slot, const char *path, sl_error *err);
 

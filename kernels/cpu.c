@@ -46,12 +46,12 @@ unsigned sl_cpu_features_allowed(const char **bad) {
         { "avx512", SL_CPU_AVX2 | SL_CPU_AVX512 | SL_CPU_VNNI },
     };
     const char *wanted = getenv("SLUICE_CPU");
-    *bad = NULL;
+    if (bad) *bad = NULL;
     if (!wanted || !*wanted) return sl_cpu_features();
     for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
         if (strcmp(wanted, levels[i].name) == 0) return sl_cpu_features() & levels[i].mask;
     }
-    *bad = wanted;
+    if (bad) *bad = wanted;
     return sl_cpu_features();
 }
 

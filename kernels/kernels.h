@@ -152,7 +152,8 @@ enum { SL_CPU_REF = 0, SL_CPU_AVX2 = 1, SL_CPU_AVX512 = 2, SL_CPU_VNNI = 4 /* AV
 /* What the processor and the system offer: AVX2 means AVX2, FMA and F16C; AVX512 means F, BW, DQ and VL too,
  * with their registers enabled in XCR0. */
 unsigned sl_cpu_features(void);
-/* Narrowed by SLUICE_CPU=ref|avx2|avx512. *bad is the variable's text if it is none of these, else NULL. */
+/* Narrowed by SLUICE_CPU=ref|avx2|avx512. *bad (which may be NULL) is the variable's text if it is none
+ * of these, else NULL. */
 unsigned sl_cpu_features_allowed(const char **bad);
 const char *sl_cpu_features_name(unsigned features); /* "ref", "avx2", "avx512", "avx512+vnni" */
 sl_kernels sl_kernels_select(unsigned features);

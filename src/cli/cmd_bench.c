@@ -71,8 +71,21 @@ static int add_baseline(bench *b) {
     return -1;
 }
 
+static bool all_zero(const sl_int_list *list) {
+    for (size_t i = 0; i < list->n; i++)
+        if (list->v[i]) return false;
+    return list->n > 0;
+}
+
+static int check_work(const bench *b) {
+    if (!all_zero(&b->prompts) || !all_zero(&b->gens)) return -1;
+    return sl_report(SL_EXIT_MISUSE, "bench: -p and -n are both 0, which leaves nothing to measure "
+                                     "(expected a number of tokens above 0 in one of them)");
+}
+
 static int list_models(bench *b) {
-    int code = -1;
+    int code = check_work(b);
+    if (code >= 0) return code;
     if (b->files.n + b->synthetic.n + 1 > MAX_MODELS)
         return sl_report(SL_EXIT_MISUSE, "bench: %zu models given (expected at most %d)",
                          b->files.n + b->synthetic.n, MAX_MODELS - 1);

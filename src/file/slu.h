@@ -43,7 +43,7 @@ sl_status sl_slu_verify(const sl_slu *slu, void (*progress)(void *arg, uint64_t 
 
 /* Writing: begin with the complete metadata and the list of tensors (name, type, shape; the rest is filled
  * in), then the data of each tensor in that order in any pieces, then finish, which writes the directory,
- * syncs and renames. abort removes the temporary file. */
+ * syncs and puts the file in place. abort drops it. */
 typedef struct sl_slu_writer sl_slu_writer;
 sl_status sl_slu_writer_open(sl_slu_writer **out, const char *path, const sl_meta *meta,
                              const sl_slu_tensor *tensors, size_t n_tensor, sl_error *err);

@@ -214,16 +214,41 @@ static sl_status resolve(const char *path, char **out, sl_error *err) {
     return SL_OK;
 }
 
-/* Creates a new file under a short name in the folder of out->path. */
-static sl_status open_temp(sl_os_out *out, sl_error *err) {
+static void descriptor_path(int fd, char path[32]) { snprintf(path, 32, "/proc/self/fd/%d", fd); }
+
+/* Gives the file of fd, which has none, a name; -1: errno says why not, EEXIST for a name that is taken. */
+static int link_fd(int fd, const char *path) {
+    char from[32];
+    descriptor_path(fd, from);
+    return linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW);
+}
+
+/* A file without a name in the folder of path: nothing of it is left if the program is killed. -1: the file
+ * system has no such files, or it could not be named later. */
+static int open_nameless(const char *path) {
+    char self[32], *folder = folder_of(path, 1);
+    if (!folder) return -1;
+    if (!folder[0]) strcpy(folder, ".");
+    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0666);
+    free(folder);
+    if (fd < 0) return -1;
+    descriptor_path(fd, self);
+    if (!access(self, F_OK)) return fd;
+    close(fd);
+    return -1;
+}
+
+/* Finds a free short name in the folder of out->path: for the open file that has none, or for a new one. */
+static sl_status take_temp(sl_os_out *out, sl_error *err) {
     static const size_t room = 64;
     for (unsigned i = 0; i < 1000; i++) {
         out->temp = folder_of(out->path, room);
         if (!out->temp) return sl_fail(err, SL_E_MEMORY, "out of memory");
         size_t n = strlen(out->temp);
         snprintf(out->temp + n, room, ".sluice-%ld-%u.tmp", (long)getpid(), i);
-        out->fd = open(out->temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (out->fd >= 0) return SL_OK;
+        const bool is_open = out->fd >= 0;
+        if (!is_open) out->fd = open(out->temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (is_open ? !link_fd(out->fd, out->temp) : out->fd >= 0) return SL_OK;
         free(out->temp);
         out->temp = NULL;
         if (errno != EEXIST) break;
@@ -239,7 +264,8 @@ sl_status sl_os_out_open(sl_os_out *out, const char *path, sl_error *err) {
     if (!n || path[n - 1] == '/')
         return sl_fail(err, SL_E_IO, "\"%s\" is not the name of a file to write", sl_os_path_name(path, &buf));
     sl_status status = resolve(path, &out->path, err);
-    if (status == SL_OK) status = open_temp(out, err);
+    if (status == SL_OK) out->fd = open_nameless(out->path);
+    if (status == SL_OK && out->fd < 0) status = take_temp(out, err);
     if (status != SL_OK) sl_os_out_abort(out);
     return status;
 }
@@ -286,24 +312,29 @@ static void out_release(sl_os_out *out) {
     *out = (sl_os_out){ .fd = -1 };
 }
 
-sl_status sl_os_out_commit(sl_os_out *out, sl_error *err) {
-    int fd = out->fd;
-    bool synced = !fsync(fd) || errno == EINVAL || errno == ENOTSUP;
-    out->fd = -1;
-    if (!synced) {
-        fail_errno(err, out->path, "cannot write");
-        close(fd);
-        return SL_E_IO;
+/* A file that is there can only be replaced by one with a name: it has one for that moment. */
+static sl_status name_out(sl_os_out *out, sl_error *err) {
+    if (!out->temp) {
+        if (!link_fd(out->fd, out->path)) return SL_OK;
+        if (errno != EEXIST) return fail_errno(err, out->path, "cannot name it");
+        SL_TRY(take_temp(out, err));
     }
-    if (close(fd)) return fail_errno(err, out->path, "cannot write");
     if (rename(out->temp, out->path)) return fail_errno(err, out->path, "cannot replace");
+    return SL_OK;
+}
+
+sl_status sl_os_out_commit(sl_os_out *out, sl_error *err) {
+    if (fsync(out->fd) && errno != EINVAL && errno != ENOTSUP)
+        return fail_errno(err, out->path, "cannot write");
+    SL_TRY(name_out(out, err));
+    close(out->fd); /* what a close could still report was written by fsync */
     sync_folder(out->path);
     out_release(out);
     return SL_OK;
 }
 
 void sl_os_out_abort(sl_os_out *out) {
-    if (out->fd >= 0 && out->temp) close(out->fd);
+    if (out->fd >= 0 && out->path) close(out->fd);
     if (out->temp) unlink(out->temp);
     out_release(out);
 }

@@ -30,8 +30,9 @@ bool sl_os_same_file(const char *a, const char *b); /* false if either is missin
 void *sl_os_pages(uint64_t n_bytes);
 void sl_os_pages_free(void *p, uint64_t n_bytes);
 
-/* A file being written under a temporary name beside path. commit syncs file and folder and renames;
- * abort (also after a failed commit) removes it. Killed in between, path is as it was. */
+/* A file being written in the folder of path: without a name where the file system has such files, else under
+ * a temporary one (temp). commit syncs the file, gives it its name in one step and syncs the folder; abort (also
+ * after a failed commit) drops it. Killed in between, path is as it was, and a nameless file is gone. */
 typedef struct sl_os_out { int fd; char *path, *temp; } sl_os_out;
 sl_status sl_os_out_open(sl_os_out *out, const char *path, sl_error *err);
 sl_status sl_os_out_write(sl_os_out *out, const void *data, uint64_t n_bytes, sl_error *err);

@@ -194,8 +194,10 @@ sl_status sl_state_save_file(const sl_session *s, size_t slot, const char *path,
 
 sl_status sl_state_load_file(sl_session *s, size_t slot, const char *path, sl_error *err) {
     sl_os_map map;
+    sl_error why;
+    sl_name_buf name;
     SL_TRY(sl_os_map_file(&map, path, err));
-    sl_status status = sl_state_load(s, slot, map.data, map.size, err);
+    sl_status status = sl_state_load(s, slot, map.data, map.size, &why);
     sl_os_unmap(&map);
-    return status;
+    return status == SL_OK ? SL_OK : sl_fail(err, status, "%s: %s", sl_os_path_name(path, &name), why.text);
 }

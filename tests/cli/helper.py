@@ -5,6 +5,7 @@ tokens, so that they say nonsense, quickly and always the same. They are written
 pure Python and go through `sluice convert`.
 """
 import atexit
+import contextlib
 import functools
 import json
 import math
@@ -14,6 +15,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import time
 import unittest
 from array import array
 from pathlib import Path
@@ -52,6 +54,24 @@ def sluice(*args, stdin=b"", check=None, timeout=120, **more):
     if check is not None and result.returncode != check:
         raise AssertionError(f"exit {result.returncode}, expected {check}: {command}\n{result.stderr[:2000]}")
     return result
+
+
+def writes_in(process, folder):
+    """Waits until the process has a file of the folder open, which may have no name yet."""
+    for _ in range(5000):
+        for fd in Path(f"/proc/{process.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.path.dirname(os.readlink(fd)) == str(folder):
+                    return
+        time.sleep(0.001)
+    raise AssertionError(f"no file open in {folder}")
+
+
+def has_nameless_files(folder):
+    with contextlib.suppress(OSError):
+        os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR))
+        return True
+    return False
 
 
 class Case(unittest.TestCase):

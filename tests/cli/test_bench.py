@@ -116,6 +116,10 @@ class Misuse(BenchCase):
                             (["--route-threshold", "2"], "2"), (["--fast"], "--fast"), (["stray"], "stray")):
             self.assert_error(sluice("bench", *flags), 2, text)
 
+    def test_nothing_to_measure(self):
+        for flags in (["-p", "0", "-n", "0"], ["-p", "0,0", "-n", "0"]):
+            self.assert_error(sluice("bench", *flags), 2, "-p and -n are both 0", "expected")
+
     def test_failures(self):
         tiny = ["bench", "--synthetic", "bridge-tiny", "--against", "none", "-n", "1", "-p", "0", "-r", "1"]
         self.assert_error(sluice(*tiny, "--json", self.folder / "no/x.json"), 1, "x.json")

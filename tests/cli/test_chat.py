@@ -196,8 +196,8 @@ class Commands(Case):
                              (b"/load   \n", "/load"), (b"/fork\n", "/fork"), (b"/switch\n", "/switch"),
                              (b"/switch nowhere\n", "'nowhere'"), (b"/fork main\n", "'main'"),
                              (b"/undo 2\n", "'2'"), (b"/save /no/such/folder/x\n", "/no/such"),
-                             (b"/load /no/such/file\n", "/no/such/file"), (b"/load /\n", ""),
-                             (b"/load /dev/null\n", ""), (b"/bo\x07\x1b[1mgus\xff\n", "")):
+                             (b"/load /no/such/file\n", "/no/such/file"), (b"/load /\n", "/ is a folder"),
+                             (b"/load /dev/null\n", "/dev/null"), (b"/bo\x07\x1b[1mgus\xff\n", "")):
             with self.subTest(script=script):
                 self.fails(script, text, before=Q1)
 
@@ -208,21 +208,22 @@ class Commands(Case):
                model().read_bytes()[:5000]]
         for at in {0, 5, 9, 17, 33, 64, len(good) - 1, *range(0, len(good), len(good) // 40)}:
             bad.append(good[:at] + bytes([good[at] ^ 1]) + good[at + 1:])
-        script = b""
+        script, paths = b"", []
         for data in bad:
             path = scratch() / f"bad-{len(script)}.state"
             path.write_bytes(data)
             script += f"/load {path}\n".encode()
+            paths.append(path)
         result = chat(Q1 + script + Q2, code=1)
         lines = result.stderr.splitlines(keepends=True)
         self.assertEqual(len(lines), len(bad))
-        for line in lines:
-            self.assert_error_line(line)
+        for line, path in zip(lines, paths):
+            self.assert_error_line(line, path.name)
         self.assertEqual(result.stdout, answers(Q1 + Q2))
 
     def test_state_of_another_model(self):
         sluice("chat", "-m", model(seed=2), "-n", "3", stdin=Q1 + self.save, check=0)
-        self.fails(self.load, before=Q1)
+        self.fails(self.load, "another model", self.state.name, before=Q1)
         self.assertEqual(sluice("chat", "-m", model("llama"), "-n", "3", stdin=Q1 + self.load).returncode, 1)
 
     def test_failed_save_keeps_the_old_file(self):

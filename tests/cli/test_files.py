@@ -7,11 +7,10 @@ import signal
 import struct
 import subprocess
 import tempfile
-import time
 import unittest
 from pathlib import Path
 
-from tests.cli.helper import Case, SLUICE, checkpoint, model, scratch, sluice
+from tests.cli.helper import Case, SLUICE, checkpoint, has_nameless_files, model, scratch, sluice, writes_in
 from tests.hostile import make
 
 SEAL = os.environ.get("SL_SEAL", str(Path(SLUICE).parent / "tests/hostile/sl_seal"))
@@ -338,12 +337,10 @@ class Killed(Files):
         return checkpoint("bridge", False, 1, vocab_size=20000, hidden_size=64, head_dim=8)
 
     def start(self, out):
+        """A conversion that has its output open, with a temporary name or without one."""
         process = subprocess.Popen([SLUICE, "convert", self.big_folder(), out, "--type", "q4"], stderr=subprocess.PIPE)
-        for _ in range(2000):
-            if any(p.name.endswith(".tmp") for p in out.parent.iterdir()):
-                return process
-            time.sleep(0.001)
-        raise AssertionError("no temporary file seen")
+        writes_in(process, out.parent)
+        return process
 
     def test_kill_leaves_no_file(self):
         out = self.folder / "x.slu"
@@ -352,6 +349,18 @@ class Killed(Files):
         process.communicate()
         self.assertEqual(process.returncode, -signal.SIGKILL)
         self.assertFalse(out.exists())
+        if has_nameless_files(self.folder):
+            self.assertEqual(self.listing(), [])
+
+    def test_kill_leaves_the_old_file(self):
+        out = self.folder / "x.slu"
+        out.write_text("before")
+        process = self.start(out)
+        process.kill()
+        process.communicate()
+        self.assertEqual(out.read_text(), "before")
+        if has_nameless_files(self.folder):
+            self.assertEqual(self.listing(), ["x.slu"])
 
     def test_interrupt_cleans_up(self):
         out = self.folder / "x.slu"

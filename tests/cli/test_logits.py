@@ -4,11 +4,10 @@ import math
 import signal
 import struct
 import subprocess
-import time
 import unittest
 from array import array
 
-from tests.cli.helper import N_VOCAB, SLUICE, Case, model, scratch, sluice
+from tests.cli.helper import N_VOCAB, SLUICE, Case, model, scratch, sluice, writes_in
 
 IDS = [0, 265, 40, 41, 3, 258, 99, 7, 7, 7, 130, 0, 2, 200, 268, 12]
 
@@ -102,8 +101,7 @@ class Logits(Case):
         text.write_bytes(b"x" * 100000)
         process = subprocess.Popen([SLUICE, "logits", "-m", model(), "-f", text, "--chunk", "1", "-t", "1",
                                     "-o", folder / "x.npy"], stderr=subprocess.PIPE)
-        while process.poll() is None and not any(folder.iterdir()):
-            time.sleep(0.001)
+        writes_in(process, folder)
         process.send_signal(signal.SIGINT)
         self.assertEqual((process.communicate(timeout=60)[1], process.returncode), (b"", 130))
         self.assertEqual(list(folder.iterdir()), [])
