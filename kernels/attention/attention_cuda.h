@@ -1,6 +1,6 @@
 /* What the attention kernels for CUDA share: which keys a query sees, in which pieces its sums are made, and
- * the steps of online softmax (Milakov and Gimelshein 2018). Prefill and decode take these steps alike and so
- * give the same bits.
+ * the steps of online softmax (Milakov and Gimelshein 2018). Prefill of f32 and of short runs and decode take
+ * these steps alike and so give the same bits; attention_mma.cu goes its own way.
  *
  * The chain behind one query head. Its keys are cut into chunks at multiples of a power of two of absolute
  * positions, which depends on how many keys it sees; a chunk into blocks of KEYS. In a block: scores, each one
@@ -189,5 +189,11 @@ static inline bool sl_attention_q_aligned(const sl_attention_cuda_args *a) {
 
 /* Runs of one row (attention_decode.cu). */
 int sl_attention_decode_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream);
+
+/* Runs of more rows than SL_ATTENTION_SHORT, bf16 over f16, head_dim up to SL_ATTENTION_MATRIX_DIM
+ * (attention_mma.cu). Up to that number the products of a pass have the same bits for any number of rows, and
+ * so has attention. */
+enum { SL_ATTENTION_SHORT = SL_GEMV_ROWS, SL_ATTENTION_MATRIX_DIM = 256 };
+int sl_attention_matrix_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream);
 
 #endif

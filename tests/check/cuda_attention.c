@@ -4,7 +4,14 @@
  * Bounds of attention. A score errs by e = (head_dim + 3) u sum |q k| scale, its distance to the largest by 2 e
  * and one rounding of itself, so a weight by d = 2 e + u (spread + 4) of itself. A sum over n keys is made of
  * at most 64 chunks of at least 128, so of chains of n / 31 + 200 steps: d + (n / 31 + 200) u; the quotient of
- * two errs by twice that. In bf16 one rounding to 8 bits more. */
+ * two errs by twice that. In bf16 one rounding to 8 bits more.
+ *
+ * On the matrix units a sum of 16 terms errs by 18 units in the last place of its magnitude (cuda_fragments.c),
+ * 2 u each: e = 2.25 (head_dim + 16) u sum |q k| scale, and 2^-39 of the row's largest |q| times sum |k| for
+ * elements of q too small for f16 beside it. The factor that makes scores logarithms to base 2 errs by 2 u of
+ * the spread, exp2 by 4 u and its argument, up to 15 higher, by u of itself: d = 2 e + u (4 spread + 20). A
+ * weight is rounded to f16 by 2^-11 of itself and 2^-40 of the largest; sums over n keys are one chain that
+ * fades once for 64 keys: d + (2.25 (n + 64) + 8 (n / 64 + 1)) u. */
 #include "cuda_check.h"
 #include "runner.h"
 
@@ -315,6 +322,8 @@ typedef struct batch {
     store s;
     sl_act act;
     uint32_t group, window, n_run;
+    int power; /* queries are 2^power times larger, keys smaller */
+    bool sink; /* the first key outweighs all others, and its value is 0 */
     run runs[MAX_RUN];
     uint64_t cap[N_SLOT];
     float *kv[N_SLOT]; /* what a slot's memory holds, as floats; NaN where nobody may look */
@@ -322,6 +331,11 @@ typedef struct batch {
 } batch;
 
 static uint32_t width_of(const batch *b) { return b->s.n_kv_head * b->group * b->s.dim; }
+
+/* Does a run of n_tok rows go to the matrix units? */
+static bool on_matrix(const batch *b, uint32_t n_tok) {
+    return b->act == SL_ACT_BF16 && b->s.f16 && b->s.dim <= 256 && n_tok > SL_GEMV_ROWS;
+}
 
 static uint64_t first_key(const batch *b, uint64_t pos) {
     return b->window && pos + 1 > b->window ? pos + 1 - b->window : 0;
@@ -336,7 +350,10 @@ static void fill_slot(check *c, batch *b, const run *r) {
     for (uint32_t i = 0; i < 2 * s->n_kv_head; i++) {
         float *rows = kv + kv_at(s, cap, i / s->n_kv_head, i % s->n_kv_head, from);
         const size_t n = (size_t)(r->pos + r->n_tok - from) * s->dim;
-        check_fill_range(c, rows, n, i < s->n_kv_head ? -2 : -1, i < s->n_kv_head ? 2 : 1);
+        const float reach = i < s->n_kv_head ? ldexpf(b->sink ? 0 : 2, -b->power) : 1;
+        check_fill_range(c, rows, n, b->sink ? 0 : -reach, reach);
+        for (size_t j = 0; b->sink && j < s->dim; j++)
+            rows[j] = i < s->n_kv_head ? 17 / sqrtf((float)s->dim) : 0;
         for (size_t j = 0; j < n; j++) rows[j] = representable(rows[j], s->f16, SL_ACT_F32);
     }
 }
@@ -345,8 +362,9 @@ static void fill_batch(check *c, batch *b) {
     const size_t n = (size_t)count_rows(b->runs, b->n_run) * width_of(b);
     b->q = check_buffer(c, n * sizeof *b->q);
     b->y = check_buffer(c, n * sizeof *b->y);
-    check_fill_range(c, b->q, n, -3, 3);
-    for (size_t i = 0; i < n; i++) b->q[i] = representable(b->q[i], false, b->act);
+    const float reach = ldexpf(3, b->power);
+    check_fill_range(c, b->q, n, -reach, reach);
+    for (size_t i = 0; i < n; i++) b->q[i] = b->sink ? 1 : representable(b->q[i], false, b->act);
     for (uint32_t r = 0; r < b->n_run; r++) fill_slot(c, b, &b->runs[r]);
 }
 
@@ -383,35 +401,67 @@ static void attend(const batch *b, const run *runs, uint32_t n_run, uint32_t spa
     cuda_free();
 }
 
-/* One head of one query against float64. */
-static void compare_head(check *c, const batch *b, uint32_t slot, uint64_t pos, uint32_t head, const float *q,
-                         const float *y) {
-    const store *s = &b->s;
-    const uint64_t from = first_key(b, pos);
-    const size_t n = (size_t)(pos + 1 - from), d = s->dim;
-    const float *k = b->kv[slot] + kv_at(s, b->cap[slot], 0, head / b->group, from);
-    const float *v = b->kv[slot] + kv_at(s, b->cap[slot], 1, head / b->group, from);
-    double *weight = calloc(n, sizeof *weight), top = -INFINITY, low = INFINITY, total = 0, reach = 0;
-    if (!weight) abort();
+/* What the scores of one query head are to the sums: their reach (largest sum of magnitudes) and spread, and
+ * what elements of q may be lost, in the same unit. */
+typedef struct scores {
+    double reach, spread, lost;
+} scores;
+
+/* The relative error of a quotient of two sums over n keys. */
+static double error_of(const batch *b, bool matrix, size_t n, scores s) {
+    if (!matrix) {
+        const double weight = 2 * (b->s.dim + 3.0) * CHECK_U * s.reach + CHECK_U * (s.spread + 4);
+        return 2 * (weight + ((double)n / 31 + 200) * CHECK_U);
+    }
+    const double score = 2.25 * (b->s.dim + 16.0) * CHECK_U * s.reach + s.lost;
+    const double weight = 2 * score + CHECK_U * (4 * s.spread + 20);
+    const double sum = 2.25 * ((double)n + 64) + 8 * ((double)n / 64 + 1);
+    return 2 * (weight + sum * CHECK_U) + 0x1p-11;
+}
+
+/* Softmax of a query head over n keys in float64. */
+static scores exact_weights(const batch *b, const float *q, const float *k, size_t n, double *weight) {
+    const size_t d = b->s.dim;
+    const double scale = 1 / sqrtf((float)d);
+    double top = -INFINITY, low = INFINITY, total = 0, largest = 0;
+    scores s = { 0, 0, 0 };
+    for (size_t i = 0; i < d; i++) largest = fmax(largest, fabs((double)q[i]));
     for (size_t j = 0; j < n; j++) {
-        double size = 0;
+        double size = 0, keys = 0;
         for (size_t i = 0; i < d; i++) {
-            const double part = (double)q[i] * k[j * d + i] * (1 / sqrtf((float)d));
-            weight[j] += part, size += fabs(part);
+            const double part = (double)q[i] * k[j * d + i] * scale;
+            weight[j] += part, size += fabs(part), keys += fabs((double)k[j * d + i]);
         }
-        top = fmax(top, weight[j]), low = fmin(low, weight[j]), reach = fmax(reach, size);
+        top = fmax(top, weight[j]), low = fmin(low, weight[j]), s.reach = fmax(s.reach, size);
+        s.lost = fmax(s.lost, 0x1p-39 * largest * keys * scale);
     }
     for (size_t j = 0; j < n; j++) total += weight[j] = exp(weight[j] - top);
-    const double weight_error = 2 * (double)(d + 3) * CHECK_U * reach + CHECK_U * (top - low + 4);
-    const double relative = 2 * (weight_error + ((double)n / 31 + 200) * CHECK_U);
+    for (size_t j = 0; j < n; j++) weight[j] /= total;
+    s.spread = top - low;
+    return s;
+}
+
+/* One head of one query against float64. */
+static void compare_head(check *c, const batch *b, const run *r, uint64_t pos, uint32_t head, const float *q,
+                         const float *y) {
+    const store *s = &b->s;
+    const uint64_t from = first_key(b, pos), cap = b->cap[r->slot];
+    const size_t n = (size_t)(pos + 1 - from), d = s->dim;
+    const float *k = b->kv[r->slot] + kv_at(s, cap, 0, head / b->group, from);
+    const float *v = b->kv[r->slot] + kv_at(s, cap, 1, head / b->group, from);
+    const bool matrix = on_matrix(b, r->n_tok);
+    double *weight = calloc(n, sizeof *weight);
+    if (!weight) abort();
+    const double relative = error_of(b, matrix, n, exact_weights(b, q, k, n, weight));
     for (size_t i = 0; i < d && !c->failed; i++) {
         double sum = 0, size = 0;
         for (size_t j = 0; j < n; j++) {
-            sum += weight[j] / total * v[j * d + i];
-            size += weight[j] / total * fabs((double)v[j * d + i]);
+            sum += weight[j] * v[j * d + i];
+            size += weight[j] * fabs((double)v[j * d + i]);
         }
         const double rounding = b->act == SL_ACT_BF16 ? 0x1.01p-8 * fabs(sum) : 0;
-        check_near(c, "y", i, y[i], sum, relative * 1.01 * size + rounding + 0x1p-140);
+        const double flushed = matrix ? 0x1p-40 * (double)n : 0;
+        check_near(c, "y", i, y[i], sum, relative * 1.01 * size + rounding + flushed + 0x1p-140);
     }
     free(weight);
 }
@@ -422,8 +472,18 @@ static void compare(check *c, const batch *b) {
         for (uint32_t t = 0; t < b->runs[r].n_tok; t++, row++)
             for (uint32_t head = 0; head < n_head && !c->failed; head++) {
                 const size_t at = (size_t)row * width + (size_t)head * b->s.dim;
-                compare_head(c, b, b->runs[r].slot, b->runs[r].pos + t, head, b->q + at, b->y + at);
+                compare_head(c, b, &b->runs[r], b->runs[r].pos + t, head, b->q + at, b->y + at);
             }
+}
+
+/* Rows of the next piece of a run, left to go: on the matrix units enough for them, so that the bits are to be
+ * the same, and not few of them behind it. */
+static uint32_t piece_of(check *c, const batch *b, uint32_t n_tok, uint32_t from) {
+    const uint32_t left = n_tok - from, least = on_matrix(b, n_tok) ? SL_GEMV_ROWS + 1 : 1;
+    const uint32_t longest = left < 80 ? left : 80;
+    if (left < 2 * least || (from == 0 && check_index(c, 3) == 0)) return left;
+    const uint32_t n = check_index(c, 3) ? least + (uint32_t)check_index(c, longest - least + 1) : least;
+    return left - n < least ? left - least : n;
 }
 
 /* The bits are the same for a run by itself and for pieces of it, down to single queries. */
@@ -433,9 +493,7 @@ static void check_cuts(check *c, const batch *b) {
     if (!y) abort();
     for (uint32_t r = 0, row = 0; r < b->n_run && !c->failed; row += b->runs[r].n_tok, r++) {
         for (uint32_t from = 0, n; from < b->runs[r].n_tok && !c->failed; from += n) {
-            const uint32_t left = b->runs[r].n_tok - from, longest = left < 80 ? left : 80;
-            n = check_index(c, 3) ? 1 + (uint32_t)check_index(c, longest) : 1;
-            if (from == 0 && check_index(c, 3) == 0) n = left;
+            n = piece_of(c, b, b->runs[r].n_tok, from);
             const run piece = { b->runs[r].slot, n, b->runs[r].pos + from };
             const size_t at = (size_t)(row + from) * width;
             attend(b, &piece, 1, 0, b->q + at, y);
@@ -446,9 +504,10 @@ static void check_cuts(check *c, const batch *b) {
 }
 
 static void batch_case(check *c, batch *b) {
-    check_case(c, "%s over %s, kv heads=%u group=%u head_dim=%u window=%u runs=%u rows=%u, first at %llu",
+    check_case(c, "%s over %s, kv heads=%u group=%u head_dim=%u window=%u power=%d sink=%d "
+               "runs=%u rows=%u, first at %llu",
                act_name(b->act), b->s.f16 ? "f16" : "f32", b->s.n_kv_head, b->group, b->s.dim, b->window,
-               b->n_run, count_rows(b->runs, b->n_run), (unsigned long long)b->runs[0].pos);
+               b->power, b->sink, b->n_run, count_rows(b->runs, b->n_run), (unsigned long long)b->runs[0].pos);
     fill_batch(c, b);
     attend(b, b->runs, b->n_run, (uint32_t)check_index(c, 2) * 65, b->q, b->y);
     compare(c, b);
@@ -491,4 +550,37 @@ static void deep_batches(check *c) {
     }
 }
 
-void check_cuda_attention(check *c) { ragged_batches(c), deep_batches(c); }
+/* The matrix units: rows around a block's 64, every width in shared memory, groups of heads that share a block
+ * or do not fill one, windows that begin inside of tiles, queries out of f16's range, keys among f16's
+ * subnormals, many small weights beside a large one. */
+static void matrix_batches(check *c) {
+    static const struct {
+        uint64_t pos;
+        uint32_t dim, group, window, n_tok, n_kv_head;
+        int power;
+        bool sink;
+    } cases[] = {
+        { 0, 64, 1, 0, 64, 2, 0, false }, { 0, 64, 1, 0, 65, 1, 0, false }, { 1, 16, 1, 0, 63, 1, 0, false },
+        { 63, 8, 2, 0, 129, 2, 0, false }, { 64, 33, 3, 0, 17, 1, 0, false },
+        { 300, 128, 1, 0, 70, 1, 0, false }, { 200, 96, 8, 0, 20, 1, 0, false },
+        { 30, 256, 1, 0, 40, 1, 0, false }, { 100, 136, 5, 50, 30, 1, 0, false },
+        { 500, 80, 1, 65, 90, 1, 0, false }, { 900, 1, 11, 1, 33, 1, 0, false },
+        { 130, 72, 2, 7, 17, 2, 0, false }, { 0, 64, 64, 0, 17, 1, 0, false },
+        { 50, 64, 1, 0, 40, 1, 20, false }, { 70, 100, 2, 0, 30, 1, -14, false },
+        { 0, 250, 1, 128, 300, 1, 0, false }, { 1000, 8, 1, 0, 17, 1, 0, true },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases && !c->failed; i++) {
+        batch b = { .s = { .n_kv_head = cases[i].n_kv_head, .dim = cases[i].dim, .n_store = 1, .f16 = true },
+                    .act = SL_ACT_BF16,
+                    .group = cases[i].group,
+                    .window = cases[i].window,
+                    .n_run = 2,
+                    .power = cases[i].power,
+                    .sink = cases[i].sink };
+        b.runs[0] = (run){ (uint32_t)i % N_SLOT, cases[i].n_tok, cases[i].pos };
+        b.runs[1] = (run){ (uint32_t)(i + 1) % N_SLOT, (uint32_t)check_index(c, 40), check_index(c, 100) };
+        batch_case(c, &b);
+    }
+}
+
+void check_cuda_attention(check *c) { ragged_batches(c), deep_batches(c), matrix_batches(c); }

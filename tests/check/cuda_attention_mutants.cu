@@ -1,7 +1,8 @@
 /* Broken CUDA kernels: one plain attention, a thread for each query head, and one plain drawing, a thread for
  * each row, each with one defect. Without a defect they pass every check, so that it is the defect which is
- * caught. */
+ * caught. Attention on the matrix units: the kernel's own source, each time with one thing replaced. */
 #include "kernels/attention/attention_cuda.h"
+#include "kernels/mma_cuda.h"
 
 #include <float.h>
 
@@ -317,3 +318,76 @@ extern "C" int mutant_cuda_fill_kv_dense(void *data, uint64_t, uint64_t n_pos, u
                                          uint32_t head_dim, bool f16, sl_cuda_stream stream) {
     return sl_fill_kv_cuda(data, n_pos, n_pos, n_rows, head_dim, f16, stream);
 }
+
+/* ---- attention on the matrix units --------------------------------------------------------------- */
+
+/* Threads do not wait for each other's copies. */
+#define __syncthreads() ((void)0)
+namespace matrix_no_barrier {
+#include "kernels/attention/attention_mma.cu"
+}
+#undef __syncthreads
+
+/* One key too many at the far end of a window. */
+#define see(pos, window) see(pos, (window) ? (window) + 1 : 0)
+namespace matrix_window {
+#include "kernels/attention/attention_mma.cu"
+}
+#undef see
+
+/* The next token is seen. */
+#define see(pos, window) see((pos) + 1, window)
+namespace matrix_past {
+#include "kernels/attention/attention_mma.cu"
+}
+#undef see
+
+/* Queries to f16 as they are. */
+#define __float_as_uint(top) ((top) >= 0 ? 141u << 23 : 0u)
+namespace matrix_not_lifted {
+#include "kernels/attention/attention_mma.cu"
+}
+#undef __float_as_uint
+
+/* Weights are rounded to f16 as they are, the small ones to subnormal numbers. */
+namespace {
+__device__ float coarse(float weight) {
+    return sl_half_to_float(sl_float_to_half(weight * 0x1p-15f)) * 0x1p15f;
+}
+} // namespace
+#define sl_pack_f16(low, high) sl_pack_f16(coarse(low), coarse(high))
+namespace matrix_coarse {
+#include "kernels/attention/attention_mma.cu"
+}
+#undef sl_pack_f16
+
+/* Each lane knows the largest score and the total of its own columns only. */
+#define __shfl_xor_sync(mask, v, lanes) (v)
+namespace matrix_lanes {
+#include "kernels/attention/attention_mma.cu"
+}
+#undef __shfl_xor_sync
+
+/* Keys and values beyond what is seen come as they lie in memory. */
+#define sl_copy_async16_zero(to, from, valid) sl_copy_async16_zero(to, from, at < dim)
+namespace matrix_unseen {
+#include "kernels/attention/attention_mma.cu"
+}
+#undef sl_copy_async16_zero
+
+/* The good kernels, then the broken one over its long runs. */
+#define MATRIX_MUTANT(name)                                                                                    \
+    extern "C" int mutant_cuda_attention_matrix_##name(const sl_attention_cuda_args *args,                     \
+                                                       sl_cuda_stream stream) {                                \
+        const int status = sl_attention_cuda(args, stream);                                                    \
+        const bool matrix = args->act == SL_ACT_BF16 && args->kv.f16 &&                                        \
+                            args->kv.head_dim <= SL_ATTENTION_MATRIX_DIM;                                      \
+        return status || !matrix ? status : matrix_##name::sl_attention_matrix_cuda(args, stream);             \
+    }
+MATRIX_MUTANT(no_barrier)
+MATRIX_MUTANT(window)
+MATRIX_MUTANT(past)
+MATRIX_MUTANT(not_lifted)
+MATRIX_MUTANT(coarse)
+MATRIX_MUTANT(lanes)
+MATRIX_MUTANT(unseen)
