@@ -20,6 +20,8 @@ from tests.parity.test_parity import ROOT, SHARED, SLUICE, fixtures, read_npy
 DEVICE = os.environ.get("SLUICE_DEVICE", "cuda")
 LIMIT_F32, LIMIT_BF16 = 2e-4, 1e-2
 TEXT = "Once upon a time there was a little girl who lived near the sea. One day she found a boat, and"
+MORE = (" her brother said that they should not go far from the shore. But the wind was soft and the water was blue, so they "
+        "rowed until the house was as small as a toy. Then a big fish came up and asked them where they were going.")
 
 
 def of_range(got, expected):
@@ -67,7 +69,7 @@ class DeviceParity(unittest.TestCase):
         self.run_sluice("convert", folder, self.model, "--type", "bf16")
         stored = self.logits(device="cpu")[1]
         weights = of_length(stored, expected)
-        rounded = max(of_length(self.logits(*flags)[1], stored) for flags in ([], ["--chunk", "1"]))
+        rounded = max(of_length(self.logits(*flags)[1], stored) for flags in ([], ["--chunk", "1"], ["--chunk", "17"]))
         self.assertLessEqual(rounded, max(LIMIT_BF16, 2 * weights), "bf16")
         return weights, rounded
 
@@ -85,16 +87,17 @@ class DeviceParity(unittest.TestCase):
                 self.check(folder)
 
     def test_trained_models(self):
-        """bf16 activations."""
-        self.prompt = ["-p", TEXT]
-        for name in ("bridge-6m", "transformer-6m"):
+        """bf16 activations; attention over more than one tile of keys, in one piece and in two."""
+        for name, text, flags in (("bridge-6m", TEXT, []), ("transformer-6m", TEXT + MORE, []),
+                                  ("transformer-6m", TEXT + MORE, ["--chunk", "40"])):
+            self.prompt = ["-p", text]
             self.model = os.path.join(ROOT, "models", "demo", name + ".slu")
             (n_token, n_vocab), expected = self.logits("--activations", "f32")  # the CPU's q8 has int8 activations
-            got = self.logits()[1]
+            got = self.logits(*flags)[1]
             whole = of_length(got, expected)
             worst = max(of_length(got[at:at + n_vocab], expected[at:at + n_vocab])
                         for at in range(0, n_token * n_vocab, n_vocab))
-            print(f"{name}: bf16 {whole:.1e} of the length, {worst:.1e} at the worst position", flush=True)
+            print(f"{name} {' '.join(flags)}: bf16 {whole:.1e} of the length, {worst:.1e} at the worst position", flush=True)
             self.assertLessEqual(whole, LIMIT_BF16, name)
             self.assertLessEqual(worst, 2 * LIMIT_BF16, name)
 
