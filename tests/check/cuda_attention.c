@@ -12,20 +12,12 @@
  * the spread, exp2 by 4 u and its argument, up to 15 higher, by u of itself: d = 2 e + u (4 spread + 20). A
  * weight is rounded to f16 by 2^-11 of itself and 2^-40 of the largest; sums over n keys are one chain that
  * fades once for 64 keys: d + (2.25 (n + 64) + 8 (n / 64 + 1)) u. */
-#include "cuda_check.h"
+#include "cuda_sequence.h"
 #include "runner.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-static const char *act_name(sl_act act) { return act == SL_ACT_F32 ? "f32" : "bf16"; }
-
-/* Values that both the type in memory and the activations' type hold exactly. */
-static float representable(float x, bool f16, sl_act act) {
-    if (f16) x = sl_f16_to_f32(sl_f32_to_f16(x));
-    return act == SL_ACT_BF16 ? sl_bf16_to_f32(sl_f32_to_bf16(x)) : x;
-}
 
 /* ---- runs --------------------------------------------------------------------------------------- */
 
@@ -43,19 +35,17 @@ static uint32_t count_rows(const run *runs, uint32_t n_run) {
 
 /* spare: more rows in a run than there are, as far as the host knows. */
 static sl_runs put_runs(const run *runs, uint32_t n_run, uint32_t spare) {
-    uint32_t slot[MAX_RUN], start[MAX_RUN + 1] = { 0 }, max_tok = 1;
+    uint32_t slot[MAX_RUN], start[MAX_RUN + 1] = { 0 };
     uint64_t pos[MAX_RUN];
     for (uint32_t r = 0; r < n_run; r++) {
         slot[r] = runs[r].slot;
         pos[r] = runs[r].pos;
         start[r + 1] = start[r] + runs[r].n_tok;
-        if (runs[r].n_tok > max_tok) max_tok = runs[r].n_tok;
     }
-    return (sl_runs){ .slot = cuda_put(slot, n_run * sizeof *slot, 4),
-                      .start = cuda_put(start, (n_run + 1) * sizeof *start, 4),
-                      .pos = cuda_put(pos, n_run * sizeof *pos, 8),
-                      .n = n_run,
-                      .max_tok = max_tok + spare };
+    sl_runs put = cuda_put_runs(slot, start, n_run);
+    put.pos = cuda_put(pos, n_run * sizeof *pos, 8);
+    put.max_tok += spare;
+    return put;
 }
 
 /* Runs over different slots, some empty, single or long. */
@@ -99,12 +89,12 @@ void check_cuda_rope(check *c) {
         const uint32_t half = 1 + (uint32_t)check_index(c, 40), dim = 2 * half + (uint32_t)check_index(c, 3);
         const uint32_t n_head = 1 + (uint32_t)check_index(c, 5), max = 1 + (uint32_t)check_index(c, 6);
         const uint32_t n = (uint32_t)check_index(c, max + 1), width = n_head * dim;
-        check_case(c, "%s heads=%u head_dim=%u n_rot=%u rows %u of %u", act_name(act), n_head, dim, 2 * half, n,
-                   max);
+        check_case(c, "%s heads=%u head_dim=%u n_rot=%u rows %u of %u", cuda_act_name(act), n_head, dim, 2 * half,
+                   n, max);
         float *x = check_buffer(c, max * width * sizeof *x), *y = check_buffer(c, max * width * sizeof *y);
         float *table = check_buffer(c, max * 2 * half * sizeof *table);
         check_fill_range(c, x, max * width, -3, 3);
-        for (uint32_t j = 0; j < max * width; j++) x[j] = representable(x[j], false, act);
+        for (uint32_t j = 0; j < max * width; j++) x[j] = cuda_rounded(act, x[j]);
         check_fill_range(c, table, max * 2 * half, -1, 1);
         sl_rope_args a = {
             .n_head = n_head, .head_dim = dim, .n_rot = 2 * half, .act = act, .rows = { .max = max }
@@ -216,13 +206,13 @@ static void expect_stored(const store *s, unsigned char *memory, uint64_t cap, c
 static void store_case(check *c, store s, sl_act act) {
     run runs[MAX_RUN];
     const uint32_t n_run = make_runs(c, runs, 20), n = count_rows(runs, n_run), width = s.n_kv_head * s.dim;
-    check_case(c, "%s to %s kv heads=%u head_dim=%u store %u of %u runs=%u rows=%u", act_name(act),
+    check_case(c, "%s to %s kv heads=%u head_dim=%u store %u of %u runs=%u rows=%u", cuda_act_name(act),
                s.f16 ? "f16" : "f32", s.n_kv_head, s.dim, s.index, s.n_store, n_run, n);
     float *x[2];
     for (int part = 0; part < 2; part++) {
         x[part] = check_buffer(c, n * width * sizeof *x[part]);
         check_fill(c, x[part], n * width, CHECK_WIDE);
-        for (uint32_t i = 0; i < n * width; i++) x[part][i] = representable(x[part][i], false, act);
+        for (uint32_t i = 0; i < n * width; i++) x[part][i] = cuda_rounded(act, x[part][i]);
     }
     sl_kv_slot slots[N_SLOT] = { { NULL, 0 } };
     for (uint32_t r = 0; r < n_run; r++) {
@@ -354,7 +344,7 @@ static void fill_slot(check *c, batch *b, const run *r) {
         check_fill_range(c, rows, n, b->sink ? 0 : -reach, reach);
         for (size_t j = 0; b->sink && j < s->dim; j++)
             rows[j] = i < s->n_kv_head ? 17 / sqrtf((float)s->dim) : 0;
-        for (size_t j = 0; j < n; j++) rows[j] = representable(rows[j], s->f16, SL_ACT_F32);
+        for (size_t j = 0; s->f16 && j < n; j++) rows[j] = sl_f16_to_f32(sl_f32_to_f16(rows[j]));
     }
 }
 
@@ -364,7 +354,7 @@ static void fill_batch(check *c, batch *b) {
     b->y = check_buffer(c, n * sizeof *b->y);
     const float reach = ldexpf(3, b->power);
     check_fill_range(c, b->q, n, -reach, reach);
-    for (size_t i = 0; i < n; i++) b->q[i] = b->sink ? 1 : representable(b->q[i], false, b->act);
+    for (size_t i = 0; i < n; i++) b->q[i] = b->sink ? 1 : cuda_rounded(b->act, b->q[i]);
     for (uint32_t r = 0; r < b->n_run; r++) fill_slot(c, b, &b->runs[r]);
 }
 
@@ -506,7 +496,7 @@ static void check_cuts(check *c, const batch *b) {
 static void batch_case(check *c, batch *b) {
     check_case(c, "%s over %s, kv heads=%u group=%u head_dim=%u window=%u power=%d sink=%d "
                "runs=%u rows=%u, first at %llu",
-               act_name(b->act), b->s.f16 ? "f16" : "f32", b->s.n_kv_head, b->group, b->s.dim, b->window,
+               cuda_act_name(b->act), b->s.f16 ? "f16" : "f32", b->s.n_kv_head, b->group, b->s.dim, b->window,
                b->power, b->sink, b->n_run, count_rows(b->runs, b->n_run), (unsigned long long)b->runs[0].pos);
     fill_batch(c, b);
     attend(b, b->runs, b->n_run, (uint32_t)check_index(c, 2) * 65, b->q, b->y);

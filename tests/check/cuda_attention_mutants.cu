@@ -27,12 +27,20 @@ enum defect {
     NAN_WINS       /* what is no number is the likeliest */
 };
 
-/* ---- attention ----------------------------------------------------------------------------------- */
-
-struct attention_mutant {
-    sl_attention_cuda_args a;
+template <class A> struct mutant {
+    A a;
     defect d;
 };
+
+/* One thread a block. */
+template <class A>
+int launch(void (*kernel)(mutant<A>), dim3 grid, const A *args, defect d, sl_cuda_stream stream) {
+    return sl_launch(kernel, grid, dim3(1), 0, stream, mutant<A>{*args, d});
+}
+
+/* ---- attention ----------------------------------------------------------------------------------- */
+
+typedef mutant<sl_attention_cuda_args> attention_mutant;
 
 struct sums {
     float top, total, value[MAX_DIM];
@@ -105,19 +113,12 @@ __global__ void attention_kernel(attention_mutant m) {
 }
 
 int launch(const sl_attention_cuda_args *args, defect d, sl_cuda_stream stream) {
-    const attention_mutant m = {*args, d};
-    return sl_launch(attention_kernel, dim3(args->runs.max_tok, args->n_head, args->runs.n), dim3(1), 0, stream,
-                     m);
+    return launch(attention_kernel, dim3(args->runs.max_tok, args->n_head, args->runs.n), args, d, stream);
 }
 
 /* ---- keys and values, angles --------------------------------------------------------------------- */
 
-struct store_mutant {
-    sl_kv_store_args a;
-    defect d;
-};
-
-__global__ void store_kernel(store_mutant m) {
+__global__ void store_kernel(mutant<sl_kv_store_args> m) {
     const uint32_t run = blockIdx.y, row = m.a.runs.start[run] + blockIdx.x, slot = m.a.runs.slot[run];
     const uint32_t width = m.a.kv.n_kv_head * m.a.kv.head_dim;
     if (row >= m.a.runs.start[run + 1])
@@ -142,16 +143,10 @@ __global__ void store_kernel(store_mutant m) {
 }
 
 int launch(const sl_kv_store_args *args, defect d, sl_cuda_stream stream) {
-    const store_mutant m = {*args, d};
-    return sl_launch(store_kernel, dim3(args->runs.max_tok, args->runs.n), dim3(1), 0, stream, m);
+    return launch(store_kernel, dim3(args->runs.max_tok, args->runs.n), args, d, stream);
 }
 
-struct table_mutant {
-    sl_rope_table_args a;
-    defect d;
-};
-
-__global__ void table_kernel(table_mutant m) {
+__global__ void table_kernel(mutant<sl_rope_table_args> m) {
     const uint32_t run = blockIdx.y, row = m.a.runs.start[run] + blockIdx.x, half = m.a.n_rot / 2;
     if (row >= m.a.runs.start[run + 1])
         return;
@@ -168,16 +163,12 @@ __global__ void table_kernel(table_mutant m) {
 }
 
 int launch(const sl_rope_table_args *args, defect d, sl_cuda_stream stream) {
-    const table_mutant m = {*args, d};
-    return sl_launch(table_kernel, dim3(args->runs.max_tok, args->runs.n), dim3(1), 0, stream, m);
+    return launch(table_kernel, dim3(args->runs.max_tok, args->runs.n), args, d, stream);
 }
 
 /* ---- drawing ------------------------------------------------------------------------------------- */
 
-struct sample_mutant {
-    sl_sample_args a;
-    defect d;
-};
+typedef mutant<sl_sample_args> sample_mutant;
 
 struct candidate {
     float logit;
@@ -265,8 +256,7 @@ __global__ void sample_kernel(sample_mutant m) {
 }
 
 int launch(const sl_sample_args *args, defect d, sl_cuda_stream stream) {
-    const sample_mutant m = {*args, d};
-    return sl_launch(sample_kernel, dim3(args->n_row), dim3(1), 0, stream, m);
+    return launch(sample_kernel, dim3(args->n_row), args, d, stream);
 }
 
 __global__ void rope_kernel(sl_rope_args a) {

@@ -31,6 +31,12 @@ extern cuda_kernels cuda;
 
 /* ---- device memory ------------------------------------------------------------------------------ */
 
+/* A type of activations: its name for reports, and what it holds of a number. */
+static inline const char *cuda_act_name(sl_act act) { return act == SL_ACT_F32 ? "f32" : "bf16"; }
+static inline float cuda_rounded(sl_act act, float x) {
+    return act == SL_ACT_F32 ? x : sl_bf16_to_f32(sl_f32_to_bf16(x));
+}
+
 /* n_bytes of 0xFF (NaN in every type), or a copy. The end is the end of an allocation, to align bytes (a power of two, at
  * most 256) that the start is aligned to: on the test device reading past it is a fault. */
 void *cuda_new(size_t n_bytes, size_t align);

@@ -118,7 +118,7 @@ static weights make_weights(check *c, sl_type type, size_t n_row, size_t k, size
 static float *make_values(check *c, sl_act act, size_t n) {
     float *x = check_buffer(c, n * sizeof *x);
     check_fill(c, x, n, CHECK_UNIFORM);
-    for (size_t i = 0; act == SL_ACT_BF16 && i < n; i++) x[i] = sl_bf16_to_f32(sl_f32_to_bf16(x[i]));
+    for (size_t i = 0; i < n; i++) x[i] = cuda_rounded(act, x[i]);
     return x;
 }
 
@@ -394,7 +394,7 @@ void check_cuda_expand(check *c) {
         cuda_run(cuda.expand(&a, NULL));
         cuda_get_rows(act, y, k, k, n_row, dst, stride);
         for (size_t j = 0; j < n_row * k; j++) {
-            const float want = act == SL_ACT_F32 ? w.value[j] : sl_bf16_to_f32(sl_f32_to_bf16(w.value[j]));
+            const float want = cuda_rounded(act, w.value[j]);
             if (y[j] != want && !check_near(c, "y", j, y[j], want, 0)) break;
         }
         cuda_free();

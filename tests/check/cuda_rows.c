@@ -8,14 +8,13 @@
 
 #define BF16 0x1.01p-8 /* half a unit of bf16, relative */
 static const float EPS = 1e-5f;
-static const char *act_name(sl_act act) { return act == SL_ACT_F32 ? "f32" : "bf16"; }
 static double silu(double x) { return x / (1 + exp(-x)); }
 
 /* Rows that the type of activations holds exactly. */
 static float *make_rows(check *c, sl_act act, size_t n_row, size_t n) {
     float *x = check_buffer(c, n_row * n * sizeof *x);
     check_fill_range(c, x, n_row * n, -3, 3);
-    for (size_t i = 0; act == SL_ACT_BF16 && i < n_row * n; i++) x[i] = sl_bf16_to_f32(sl_f32_to_bf16(x[i]));
+    for (size_t i = 0; i < n_row * n; i++) x[i] = cuda_rounded(act, x[i]);
     return x;
 }
 
@@ -49,8 +48,8 @@ static void norm_truth(check *c, const float *x, const float *w, const float *y,
 static void norm_case(check *c, bool x_f32, sl_act act, uint32_t n_row, uint32_t n_group, uint32_t n,
                       bool shared) {
     const uint32_t width = n_group * n, max = n_row + 3;
-    check_case(c, "x %s, y %s, rows=%u groups=%u n=%u%s", act_name(x_f32 ? SL_ACT_F32 : act), act_name(act),
-               n_row, n_group, n, shared ? " shared weights" : "");
+    check_case(c, "x %s, y %s, rows=%u groups=%u n=%u%s", cuda_act_name(x_f32 ? SL_ACT_F32 : act),
+               cuda_act_name(act), n_row, n_group, n, shared ? " shared weights" : "");
     sl_norm_args a = {
         .n_group = n_group, .n = n, .w_step = shared ? 0 : n, .eps = EPS, .x_f32 = x_f32, .act = act
     };
@@ -83,7 +82,7 @@ void check_cuda_norm_rows(check *c) {
 /* ---- activations -------------------------------------------------------------------------------- */
 
 static void silu_case(check *c, sl_act act, uint32_t n_row, uint32_t n, bool side_by_side) {
-    check_case(c, "%s rows=%u n=%u%s", act_name(act), n_row, n, side_by_side ? " side by side" : "");
+    check_case(c, "%s rows=%u n=%u%s", cuda_act_name(act), n_row, n, side_by_side ? " side by side" : "");
     const uint32_t max = n_row + 2;
     const float *x = make_rows(c, act, max, 2 * n);
     float *y = check_buffer(c, max * 2 * n * sizeof *y);

@@ -100,8 +100,7 @@ static void make_runs(batch *b, uint32_t n_run, uint32_t longest) {
 static void add_input(batch *b, size_t width, bool deep, float low, float high) {
     tensor *v = &b->in[b->n_input++];
     *v = (tensor){ random_floats(b, b->n_row * width, low, high), width, deep };
-    for (size_t i = 0; b->act == SL_ACT_BF16 && i < b->n_row * width; i++)
-        v->at[i] = sl_bf16_to_f32(sl_f32_to_bf16(v->at[i]));
+    for (size_t i = 0; i < b->n_row * width; i++) v->at[i] = cuda_rounded(b->act, v->at[i]);
 }
 
 static void add_param(batch *b, size_t n, float low, float high) {
@@ -332,8 +331,6 @@ static batch start_case(check *c, sl_act act, uint32_t n_run, uint32_t longest, 
     return b;
 }
 
-static const char *act_name(sl_act act) { return act == SL_ACT_F32 ? "f32" : "bf16"; }
-
 /* ---- convolution -------------------------------------------------------------------------------- */
 
 static void launch_conv(const batch *b, call *k) {
@@ -369,7 +366,7 @@ static void truth_conv(const batch *b, uint32_t r, uint32_t t, double *state, do
 }
 
 static void conv_case(check *c, sl_act act, uint32_t n_run, uint32_t n_head, uint32_t head_dim, uint32_t k) {
-    check_case(c, "%s runs=%u heads=%u head_dim=%u k=%u", act_name(act), n_run, n_head, head_dim, k);
+    check_case(c, "%s runs=%u heads=%u head_dim=%u k=%u", cuda_act_name(act), n_run, n_head, head_dim, k);
     batch b = start_case(c, act, n_run, n_run > 20 ? 5 : 70, false);
     b.e = n_head * head_dim, b.head_dim = head_dim, b.k = k;
     add_input(&b, 3 * b.e, false, -1.5f, 1.5f);
@@ -441,7 +438,7 @@ static void truth_s6(const batch *b, uint32_t run, uint32_t t, double *state, do
 }
 
 static void s6_case(check *c, sl_act act, uint32_t n_run, const uint32_t *shape, bool routed) {
-    check_case(c, "%s runs=%u heads=%u head_dim=%u n_state=%u groups=%u%s", act_name(act), n_run, shape[0],
+    check_case(c, "%s runs=%u heads=%u head_dim=%u n_state=%u groups=%u%s", cuda_act_name(act), n_run, shape[0],
                shape[1], shape[2], shape[3], routed ? " routed" : "");
     batch b = start_case(c, act, n_run, n_run > 20 ? 5 : 55, routed);
     const uint32_t n_head = shape[0];
@@ -515,7 +512,7 @@ static void truth_s4d(const batch *b, uint32_t run, uint32_t t, double *state, d
 
 static void s4d_case(check *c, sl_act act, uint32_t n_run, uint32_t n_head, uint32_t head_dim,
                      uint32_t n_pole) {
-    check_case(c, "%s runs=%u heads=%u head_dim=%u n_pole=%u", act_name(act), n_run, n_head, head_dim, n_pole);
+    check_case(c, "%s runs=%u heads=%u head_dim=%u n_pole=%u", cuda_act_name(act), n_run, n_head, head_dim, n_pole);
     batch b = start_case(c, act, n_run, n_run > 20 ? 5 : 40, false);
     b.e = n_head * head_dim, b.head_dim = head_dim, b.n_state = n_pole;
     add_input(&b, 2 * b.e, false, -2, 2);
@@ -587,7 +584,7 @@ static void truth_bridge(const batch *b, uint32_t r, uint32_t t, double *state, 
 }
 
 static void bridge_case(check *c, sl_act act, uint32_t n_run, uint32_t e, bool routed) {
-    check_case(c, "%s runs=%u e=%u%s", act_name(act), n_run, e, routed ? " routed" : "");
+    check_case(c, "%s runs=%u e=%u%s", cuda_act_name(act), n_run, e, routed ? " routed" : "");
     batch b = start_case(c, act, n_run, n_run > 20 ? 5 : 140, routed);
     b.e = e;
     for (int i = IN_S; i <= IN_M; i++) add_input(&b, e, i == IN_M, -2, 2);
