@@ -217,9 +217,7 @@ typedef struct sl_conv_cuda_args {
 int sl_conv_gate_cuda(const sl_conv_cuda_args *args, sl_cuda_stream stream);
 
 /* docs/bridge.md step 4, S6, of the deep rows: r = silu(r + s), Delta = rho softplus(delta + dt_bias), the
- * scan, + skip r, gate silu(g), norm by heads. in: [g e | r e | B G N | C G N | delta H]. Runs of any length
- * take the same steps, so that prefill and decode give the same bits; scan_s6.cu says why there is no chunked
- * matrix form. */
+ * scan, + skip r, gate silu(g), norm by heads. in: [g e | r e | B G N | C G N | delta H]. */
 typedef struct sl_s6_cuda_args {
     const void *in;
     const void *s;         /* [batch rows, s_stride] */
@@ -234,8 +232,19 @@ typedef struct sl_s6_cuda_args {
     sl_act act;
     sl_runs runs;          /* of the deep rows */
     const uint32_t *index; /* batch row of each deep row, or NULL: the same */
+    float *scratch;        /* sl_s6_scratch_cuda floats, or NULL: all runs are short */
+    uint32_t max_row;      /* there are never more deep rows; read only with scratch */
 } sl_s6_cuda_args;
+/* A run of how many rows is long: what both of the following ask. UINT32_MAX: none. */
+uint32_t sl_s6_chunked(const sl_s6_cuda_args *args);
+/* The short runs, token by token: the same bits however a sequence is cut. */
 int sl_s6_cuda(const sl_s6_cuda_args *args, sl_cuda_stream stream);
+/* The long runs, in chunks of SL_S6_CHUNK rows from the first of each. Splits bf16 operands where that keeps
+ * f32 digits: results agree with those of the short runs to about 2^-16 of the summands. */
+enum { SL_S6_CHUNK = 64 };
+int sl_s6_chunk_cuda(const sl_s6_cuda_args *args, sl_cuda_stream stream);
+/* Floats for passes of at most max_row rows; 0 where no run can be long. */
+uint64_t sl_s6_scratch_cuda(uint32_t max_row, uint32_t e, uint32_t head_dim, uint32_t n_state);
 
 /* The same for S4D: in [g e | r e]; arrays [pole][2][e] as in kernels.h. */
 typedef struct sl_s4d_cuda_args {

@@ -6,12 +6,10 @@
  * block's threads hold is walked in parts, each read and written once per tile of tokens. A decode step is a
  * tile of one token: the state is read once and written once, four floats at a time.
  *
- * Why no chunked matrix form (SSD, Dao and Gu 2024): in chunks of 64 tokens it multiplies 64 (N + P) / 2 + 2 P
- * N times a token, 12 K at P = N = 64, and fetches both factors from shared memory; this has 4 P N operations,
- * 16 K, on registers. By count neither wins on f32 units (not measured), and on matrix units bf16 would not
- * hold the bounds of f32. In return every element takes the same steps wherever a sequence is cut: prefill,
- * decode and resumed runs give the same bits, no segment sums are needed and no decay is divided by another. */
-#include "kernels/cuda_kernels.h"
+ * Every element takes the same steps wherever a sequence is cut: decode steps, short runs and resumed ones give
+ * the same bits, no segment sums are needed and nothing is rounded but inputs and outputs. It takes every shape,
+ * and all runs of f32 activations; long runs of bf16 activations, for which one block per head and 4 P N
+ * operations per token and head on f32 units are too little of a GPU, go to scan_s6_chunk.cu. */
 #include "kernels/scan/scan_cuda.h"
 
 namespace {
@@ -30,6 +28,7 @@ struct s6_launch {
     uint32_t width, depth;      /* channels and states that the block holds */
     uint32_t n_width, n_depth;  /* parts of the head */
     uint32_t tile;              /* tokens */
+    uint32_t chunked;           /* runs of so many tokens are left to scan_s6_chunk.cu */
     bool wide;                  /* state rows are aligned for four floats */
 };
 
@@ -60,24 +59,11 @@ struct place {
     uint32_t n, head;
 };
 
-__device__ __forceinline__ uint64_t batch_row(const sl_s6_cuda_args &a, uint64_t row) {
-    return a.index ? a.index[row] : row;
-}
-
-template <class T>
-__device__ __forceinline__ const T *input(const sl_s6_cuda_args &a, uint64_t row, uint64_t column) {
-    return static_cast<const T *>(a.in) + row * a.in_stride + column;
-}
-
 template <class T>
 __device__ void stage_delta(const sl_s6_cuda_args &a, const place &at, const tile_memory &m) {
-    const uint64_t column = 2ull * a.e + 2ull * a.n_group * a.n_state + at.head;
     for (uint32_t t = threadIdx.x; t < at.n; t += blockDim.x) {
-        const uint64_t row = at.row + t;
-        float delta = sl_load(input<T>(a, row, column));
-        if (a.dt_bias) delta = (a.rho ? a.rho[batch_row(a, row)] : 1) * sl_softplus(delta + a.dt_bias[at.head]);
-        m.delta[t] = delta;
-        m.fade[t] = expm1f(-a.decay[at.head] * delta);
+        m.delta[t] = sl_s6_delta<T>(a, at.row + t, at.head);
+        m.fade[t] = expm1f(-a.decay[at.head] * m.delta[t]);
     }
 }
 
@@ -90,8 +76,7 @@ __device__ void stage_x(const s6_launch &l, const place &at, const tile_memory &
         const uint64_t row = at.row + t, c = static_cast<uint64_t>(at.head) * a.head_dim + p;
         float r = 0, skip = 0;
         if (p < a.head_dim) {
-            const T *s = static_cast<const T *>(a.s);
-            r = sl_scan_input(input<T>(a, row, a.e + c), s ? s + batch_row(a, row) * a.s_stride + c : s);
+            r = sl_scan_input(sl_s6_in<T>(a, row, a.e + c), sl_s6_s<T>(a, row, c));
             skip = a.skip[c];
         }
         m.x[i] = m.delta[t] * r;
@@ -103,13 +88,12 @@ __device__ void stage_x(const s6_launch &l, const place &at, const tile_memory &
 template <class T>
 __device__ void stage_bc(const s6_launch &l, const place &at, const tile_memory &m, uint32_t n0) {
     const sl_s6_cuda_args &a = l.a;
-    const uint32_t group = at.head / (a.e / a.head_dim / a.n_group);
-    const uint64_t b = 2ull * a.e + static_cast<uint64_t>(group) * a.n_state, c = b + a.n_group * a.n_state;
+    const uint64_t b = sl_s6_b(a, at.head), c = sl_s6_c(a, at.head);
     for (uint32_t i = threadIdx.x; i < at.n * l.depth; i += blockDim.x) {
         const uint32_t n = n0 + i % l.depth;
         const uint64_t row = at.row + i / l.depth;
-        m.b[i] = n < a.n_state ? sl_load(input<T>(a, row, b + n)) : 0;
-        m.c[i] = n < a.n_state ? sl_load(input<T>(a, row, c + n)) : 0;
+        m.b[i] = n < a.n_state ? sl_load(sl_s6_in<T>(a, row, b + n)) : 0;
+        m.c[i] = n < a.n_state ? sl_load(sl_s6_in<T>(a, row, c + n)) : 0;
     }
 }
 
@@ -210,20 +194,17 @@ template <class T> __global__ void __launch_bounds__(THREADS) scan_s6(s6_launch 
     SL_SHARED(float, shared);
     const sl_s6_cuda_args &a = l.a;
     const uint32_t run = blockIdx.y, start = a.runs.start[run], n_tok = a.runs.start[run + 1] - start;
-    if (n_tok == 0) return;
+    if (n_tok == 0 || n_tok >= l.chunked) return;
     place at = {start, 0, blockIdx.x};
     float *head = a.state.data + a.runs.slot[run] * a.state.slot_stride +
                   static_cast<uint64_t>(at.head) * a.n_state * a.head_dim;
     const tile_memory m = memory_at(shared, l);
-    const uint64_t c = static_cast<uint64_t>(at.head) * a.head_dim;
     patch v;
     for (uint32_t from = 0; from < n_tok; from += at.n, at.row += at.n) {
         at.n = min(l.tile, n_tok - from);
         walk_tile<T>(l, at, m, head, from == 0, from + at.n == n_tok, v);
         for (uint32_t t = threadIdx.x / WARP; t < at.n; t += blockDim.x / WARP)
-            sl_scan_finish(m.y + t * l.n_width * l.width, input<T>(a, at.row + t, c),
-                           a.norm ? a.norm + c : a.norm, static_cast<T *>(a.m) + (at.row + t) * a.m_stride + c,
-                           a.head_dim, a.eps);
+            sl_s6_finish<T>(a, at.row + t, at.head, m.y + t * l.n_width * l.width);
         __syncthreads();
     }
 }
@@ -234,6 +215,7 @@ uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
 s6_launch plan(const sl_s6_cuda_args &a) {
     s6_launch l = {};
     l.a = a;
+    l.chunked = sl_s6_chunked(&a);
     l.lanes = a.n_state > 8 * SIDE ? 16 : a.n_state > 4 * SIDE ? 8 : 4;
     l.depth = l.lanes * SIDE;
     const uint32_t columns = smaller(sl_ceil_div(a.head_dim, SIDE), THREADS / l.lanes);

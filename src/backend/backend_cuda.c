@@ -77,6 +77,7 @@ static void take_all(carve *c, sl_device *d) {
     }
     d->sums = take(c, p->sum_floats * d->n_batch, sizeof *d->sums);
     d->attention = take(c, p->attention_floats, sizeof *d->attention);
+    d->scan = take(c, p->scan_floats, sizeof *d->scan);
     d->expanded = take(c, p->expand_bytes, 1);
     d->workspace = take(c, WORKSPACE, 1);
     d->draws = take(c, d->n_slot, sizeof *d->draws);

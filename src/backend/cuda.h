@@ -27,6 +27,7 @@ typedef struct sl_cuda_plan {
     uint64_t expand_bytes,
         sum_floats; /* scratch of products through cuBLAS: expanded weights; f32 sums per batch token */
     uint64_t attention_floats;         /* scratch of a decode pass with n_slot runs */
+    uint64_t scan_floats;              /* scratch of the chunked scan of n_batch tokens */
 } sl_cuda_plan;
 
 sl_status sl_cuda_plan_make(const sl_graph *graph, const sl_device_params *params, sl_cuda_plan *plan,
@@ -111,7 +112,7 @@ struct sl_device {
     sl_cuda_input input;     /* device addresses */
     uint8_t *input_block;
     sl_cuda_domain *domains; /* [n_domain] host array of device addresses */
-    float *sums, *attention; /* scratch */
+    float *sums, *attention, *scan; /* scratch */
     void *expanded;
     void *workspace;
     unsigned long long *tallies;

@@ -287,8 +287,11 @@ static int launch_s6(const sl_cuda_pass *pass, const sl_node *node) {
         .act = act(pass),
         .runs = runs_of(pass, node->domain),
         .index = routed ? d->index : NULL,
+        .scratch = pass->device->scan,
+        .max_row = (uint32_t)pass->batch->n_tok,
     };
-    return sl_s6_cuda(&args, stream(pass));
+    const int e = sl_s6_cuda(&args, stream(pass));
+    return e ? e : sl_s6_chunk_cuda(&args, stream(pass));
 }
 
 static int launch_s4d(const sl_cuda_pass *pass, const sl_node *node) {

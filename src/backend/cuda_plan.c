@@ -84,6 +84,12 @@ static void find_scratch(const sl_graph *g, const sl_device_params *params, sl_c
     for (size_t i = 0; i < g->n_node; i++) {
         const sl_node *node = &g->nodes[i];
         if (node->op == SL_OP_LINEAR) add_scratch(plan, node, &plan->expand_bytes, &plan->sum_floats);
+        if (node->op == SL_OP_S6 && plan->act == SL_ACT_BF16) {
+            const sl_s6 *p = &node->u.s6;
+            const uint64_t floats = sl_s6_scratch_cuda((uint32_t)params->n_batch, (uint32_t)p->e,
+                                                       (uint32_t)p->head_dim, (uint32_t)p->n_state);
+            if (floats > plan->scan_floats) plan->scan_floats = floats;
+        }
         if (node->op != SL_OP_ATTENTION) continue;
         uint64_t floats = sl_attention_scratch_cuda(
             (uint32_t)params->n_slot, (uint32_t)node->u.attention.n_head, (uint32_t)node->u.attention.head_dim);

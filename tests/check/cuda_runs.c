@@ -19,6 +19,7 @@ static void shuffle_device(check *c) { (void)c; }
 #endif
 
 #define TOLERANCE 2e-5
+#define CHUNK_TOLERANCE 2e-5
 enum { MAX_RUN = 200, MAX_INPUT = 5, MAX_PARAM = 6 };
 
 /* ---- a case ------------------------------------------------------------------------------------- */
@@ -39,6 +40,7 @@ typedef struct batch {
     float *state, *start_state, *result, *final; /* [n_slot, state_n]; result: out of the whole batch */
     size_t state_n;
     uint32_t e, head_dim, n_state, n_group, k;
+    double tolerance;                        /* of expect_near */
     void (*launch)(const struct batch *b, call *k);
 } batch;
 
@@ -82,14 +84,14 @@ static float *random_floats(batch *b, size_t n, float low, float high) {
     return x;
 }
 
-/* Lengths of runs: none, one token, a few, and for one run more than any tile. */
-static void make_runs(batch *b, uint32_t n_run, uint32_t longest) {
+/* Lengths of runs as given, or NULL: none, one token, a few, and for one run more than any tile. */
+static void make_runs(batch *b, uint32_t n_run, const uint32_t *length, uint32_t longest) {
     b->n_run = n_run;
     b->n_slot = n_run + 4;
     for (uint32_t r = 0; r < n_run; r++) {
-        const uint32_t few = (uint32_t)check_index(b->c, 4);
+        const uint32_t few = length ? length[r] : (uint32_t)check_index(b->c, 4);
         b->slot[r] = (r * 7 + 1) % b->n_slot; /* no multiple of 7 for the numbers of runs below */
-        b->start[r + 1] = b->start[r] + (r == n_run / 2 ? longest : few);
+        b->start[r + 1] = b->start[r] + (!length && r == n_run / 2 ? longest : few);
     }
     b->n_row = b->start[n_run];
     b->rho = floats(b->n_row);
@@ -240,8 +242,8 @@ static void one_by_one(batch *b) {
     expect_same(b, out, "each run alone");
 }
 
-/* Calls of n tokens of each run, or the first cut of it at places of its own (n 0). */
-static void in_steps(batch *b, uint32_t n, const char *name) {
+/* Calls of n tokens of each run, or the first cut of it at places of its own (n 0); what comes out. */
+static float *in_steps(batch *b, uint32_t n) {
     uint32_t from[MAX_RUN], to[MAX_RUN], left = 1;
     float *out = floats(b->n_row * b->out.width);
     memset(out, 0, b->n_row * b->out.width * sizeof *out);
@@ -259,7 +261,7 @@ static void in_steps(batch *b, uint32_t n, const char *name) {
         if (left || pass == 0) compute(b, from, to, out), left = 1;
         memcpy(from, to, b->n_run * sizeof *from);
     }
-    expect_same(b, out, name);
+    return out;
 }
 
 static void four_ways(batch *b) {
@@ -267,8 +269,8 @@ static void four_ways(batch *b) {
     all_at_once(b);
     shuffle_device(b->c);
     one_by_one(b);
-    in_steps(b, 1, "token by token");
-    in_steps(b, 0, "cut in two");
+    expect_same(b, in_steps(b, 1), "token by token");
+    expect_same(b, in_steps(b, 0), "cut in two");
 }
 
 /* ---- against float64 ---------------------------------------------------------------------------- */
@@ -280,7 +282,7 @@ static bool expect_near(const batch *b, const char *name, const float *got, cons
         double largest = 0;
         for (size_t i = 0; i < group; i++) largest = fmax(largest, fabs(want[at + i]));
         for (size_t i = 0; i < group; i++) {
-            const double w = want[at + i], bound = TOLERANCE * largest + rounding * fabs(w);
+            const double w = want[at + i], bound = b->tolerance * largest + rounding * fabs(w);
             if (!check_near(b->c, name, at + i, got[at + i], w, bound + 0x1p-140)) return false;
         }
     }
@@ -327,7 +329,8 @@ static batch start_case(check *c, sl_act act, uint32_t n_run, uint32_t longest, 
     batch b;
     memset(&b, 0, sizeof b);
     b.c = c, b.act = act, b.routed = routed;
-    make_runs(&b, n_run, longest);
+    b.tolerance = TOLERANCE;
+    make_runs(&b, n_run, NULL, longest);
     return b;
 }
 
@@ -393,28 +396,29 @@ void check_cuda_conv_runs(check *c) {
 
 enum { S6_DECAY, S6_DT_BIAS, S6_SKIP, S6_NORM };
 
+static sl_s6_cuda_args s6_args(const batch *b, const call *k) {
+    return (sl_s6_cuda_args){
+        .in = k->in[0], .s = k->in[1], .rho = k->rho, .decay = k->param[S6_DECAY],
+        .dt_bias = k->param[S6_DT_BIAS], .skip = k->param[S6_SKIP], .norm = k->param[S6_NORM], .m = k->out,
+        .state = k->state, .in_stride = k->in_stride[0], .s_stride = k->in_stride[1],
+        .m_stride = k->out_stride, .e = b->e, .head_dim = b->head_dim, .n_state = b->n_state,
+        .n_group = b->n_group, .eps = EPS, .act = b->act, .runs = k->deep_runs, .index = k->index,
+    };
+}
+
 static void launch_s6(const batch *b, call *k) {
-    const sl_s6_cuda_args a = { .in = k->in[0],
-                                .s = k->in[1],
-                                .rho = k->rho,
-                                .decay = k->param[S6_DECAY],
-                                .dt_bias = k->param[S6_DT_BIAS],
-                                .skip = k->param[S6_SKIP],
-                                .norm = k->param[S6_NORM],
-                                .m = k->out,
-                                .state = k->state,
-                                .in_stride = k->in_stride[0],
-                                .s_stride = k->in_stride[1],
-                                .m_stride = k->out_stride,
-                                .e = b->e,
-                                .head_dim = b->head_dim,
-                                .n_state = b->n_state,
-                                .n_group = b->n_group,
-                                .eps = EPS,
-                                .act = b->act,
-                                .runs = k->deep_runs,
-                                .index = k->index };
+    const sl_s6_cuda_args a = s6_args(b, k);
     cuda_run(cuda.s6(&a, NULL));
+}
+
+/* As the backend does: long runs in chunks, the others token by token. */
+static void launch_s6_chunk(const batch *b, call *k) {
+    sl_s6_cuda_args a = s6_args(b, k);
+    const uint64_t n = sl_s6_scratch_cuda(k->n_row, b->e, b->head_dim, b->n_state);
+    a.scratch = n ? cuda_new(n * sizeof *a.scratch, 16) : NULL;
+    a.max_row = k->n_row;
+    cuda_run(cuda.s6(&a, NULL));
+    cuda_run(cuda.s6_chunk(&a, NULL));
 }
 
 static void truth_s6(const batch *b, uint32_t run, uint32_t t, double *state, double *out) {
@@ -437,19 +441,25 @@ static void truth_s6(const batch *b, uint32_t run, uint32_t t, double *state, do
     norm_heads(b, b->param[S6_NORM], out);
 }
 
+/* The inputs and parameters of a case whose shape {heads, head_dim, n_state, groups} is set; a decay is 2 to the
+ * power of slow .. fast. */
+static void s6_fill(batch *b, const uint32_t *shape, float slow, float fast) {
+    b->e = shape[0] * shape[1], b->head_dim = shape[1], b->n_state = shape[2], b->n_group = shape[3];
+    add_input(b, 2 * b->e + 2 * b->n_group * b->n_state + shape[0], true, -2, 2);
+    add_input(b, b->e, false, -1, 1);
+    add_param(b, shape[0], slow, fast);
+    for (uint32_t h = 0; h < shape[0]; h++) b->param[S6_DECAY][h] = exp2f(b->param[S6_DECAY][h]);
+    add_param(b, shape[0], -3, 1);
+    add_param(b, b->e, -1, 1);
+    add_param(b, b->e, 0.5f, 1.5f);
+    set_out(b, b->e, true, (size_t)b->n_state * b->e);
+}
+
 static void s6_case(check *c, sl_act act, uint32_t n_run, const uint32_t *shape, bool routed) {
     check_case(c, "%s runs=%u heads=%u head_dim=%u n_state=%u groups=%u%s", cuda_act_name(act), n_run, shape[0],
                shape[1], shape[2], shape[3], routed ? " routed" : "");
     batch b = start_case(c, act, n_run, n_run > 20 ? 5 : 55, routed);
-    const uint32_t n_head = shape[0];
-    b.e = n_head * shape[1], b.head_dim = shape[1], b.n_state = shape[2], b.n_group = shape[3];
-    add_input(&b, 2 * b.e + 2 * b.n_group * b.n_state + n_head, true, -2, 2);
-    add_input(&b, b.e, false, -1, 1);
-    add_param(&b, n_head, 0.01f, 2);
-    add_param(&b, n_head, -3, 1);
-    add_param(&b, b.e, -1, 1);
-    add_param(&b, b.e, 0.5f, 1.5f);
-    set_out(&b, b.e, true, (size_t)b.n_state * b.e);
+    s6_fill(&b, shape, -6, 1);
     b.launch = launch_s6;
     four_ways(&b);
     expect_truth(&b, truth_s6, b.head_dim);
@@ -463,6 +473,42 @@ void check_cuda_s6_runs(check *c) {
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes && !c->failed; s++)
         for (int act = 0; act < 2; act++) s6_case(c, (sl_act)act, 5, shapes[s], (s + (size_t)act) % 2 == 0);
     s6_case(c, SL_ACT_F32, MAX_RUN, shapes[1], true);
+}
+
+/* Alone and beside others a run has the same bits; cut elsewhere its chunks are others, and float64 decides. */
+static void s6_chunk_case(check *c, const uint32_t *shape, const uint32_t *length, uint32_t n_run, bool routed,
+                          float slow, float fast) {
+    check_case(c, "runs=%u of %u.. heads=%u head_dim=%u n_state=%u groups=%u decay=2^%g..2^%g%s", n_run, length[0],
+               shape[0], shape[1], shape[2], shape[3], (double)slow, (double)fast, routed ? " routed" : "");
+    batch b = start_case(c, SL_ACT_BF16, 0, 0, routed);
+    make_runs(&b, n_run, length, 0);
+    s6_fill(&b, shape, slow, fast);
+    b.launch = launch_s6_chunk;
+    b.tolerance = CHUNK_TOLERANCE;
+    shuffle_device(c);
+    all_at_once(&b);
+    expect_truth(&b, truth_s6, b.head_dim);
+    shuffle_device(c);
+    one_by_one(&b);
+    b.result = in_steps(&b, 0);
+    memcpy(b.final, b.state, b.n_slot * b.state_n * sizeof *b.final);
+    expect_truth(&b, truth_s6, b.head_dim);
+    end_case(c);
+}
+
+/* Runs of a token more and less than a chunk, none, short ones between long ones, light tokens that make a run
+ * shorter; steps decay Delta from 1e-6 to 50; every kind of alignment, and shapes that only scan_s6.cu takes. */
+void check_cuda_s6_chunk(check *c) {
+    static const uint32_t lengths[][4] = { { 64, 0, 65, 3 },  { 129, 63, 128, 0 }, { 1, 300, 2, 100 },
+                                           { 97, 95, 96, 64 }, { 191, 66, 0, 140 } };
+    static const uint32_t shapes[][4] = { { 2, 64, 64, 1 }, { 4, 4, 8, 2 },  { 3, 5, 3, 1 }, { 2, 12, 10, 2 },
+                                          { 1, 100, 72, 1 }, { 1, 128, 128, 1 }, { 2, 40, 24, 1 }, { 1, 132, 4, 1 } };
+    static const float decays[][2] = { { -6, 1 }, { -20, -14 }, { 2, 5 }, { -20, 5 } };
+    for (size_t i = 0; i < 8 && !c->failed; i++)
+        s6_chunk_case(c, shapes[i], lengths[i % 5], i < 5 ? 4 : 2, i % 2, decays[i % 4][0], decays[i % 4][1]);
+    for (size_t i = 0; i < 4 && !c->failed; i++)
+        s6_chunk_case(c, shapes[3], lengths[(i + 1) % 5], 4, i % 2 == 0, decays[i][0], decays[i][1]);
+    s6_chunk_case(c, shapes[0], lengths[2], 4, false, -20, -14);
 }
 
 /* ---- S4D ---------------------------------------------------------------------------------------- */
@@ -626,6 +672,12 @@ int mutant_cuda_s6_not_indexed(const sl_s6_cuda_args *args, sl_cuda_stream strea
     sl_s6_cuda_args a = *args;
     a.index = NULL;
     return sl_s6_cuda(&a, stream);
+}
+
+int mutant_cuda_s6_chunk_not_indexed(const sl_s6_cuda_args *args, sl_cuda_stream stream) {
+    sl_s6_cuda_args a = *args;
+    a.index = NULL;
+    return sl_s6_chunk_cuda(&a, stream);
 }
 
 /* Light tokens move the state as deep ones do: here, the deep ones once more. */
