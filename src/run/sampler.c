@@ -49,6 +49,16 @@ static double next_random(uint64_t s[4]) {
     return (double)(result >> 11) * 0x1p-53;
 }
 
+/* The state before next_random. What is left of s[1] there, x = y ^ y << 17, gives y back. */
+static void previous_random(uint64_t s[4]) {
+    s[3] = rotate(s[3], 64 - 45);
+    s[0] ^= s[3];
+    uint64_t x = s[1] ^ s[2], y = x ^ x << 17 ^ x << 34 ^ x << 51;
+    s[2] = s[1] ^ y ^ s[0];
+    s[3] ^= y;
+    s[1] = y;
+}
+
 /* ---- life --------------------------------------------------------------------------------------- */
 
 sl_sampler_params sl_sampler_params_default(void) {
@@ -271,4 +281,8 @@ bool sl_sampler_draw(sl_sampler *s, sl_draw *out) {
     out->repeat_penalty = s->params.repeat_penalty;
     out->random = likeliest ? 0 : next_random(s->random);
     return true;
+}
+
+void sl_sampler_undraw(sl_sampler *s) {
+    if (!is_greedy(s)) previous_random(s->random);
 }

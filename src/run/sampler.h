@@ -9,5 +9,7 @@
  * not for a device (more than SL_SAMPLE_MAX_K candidates, more than SL_SAMPLE_MAX_WINDOW ids to penalise): then nothing
  * has changed. */
 bool sl_sampler_draw(sl_sampler *sampler, sl_draw *out);
+/* Takes back the latest sl_sampler_draw that was true: the sampler is as before it. */
+void sl_sampler_undraw(sl_sampler *sampler);
 
 #endif

@@ -183,8 +183,9 @@ static size_t add_tokens(sl_session *s, const call *c, size_t i, size_t t, sl_ba
     return n;
 }
 
-/* A pass that failed has moved no state: its tokens have not been seen. */
-static void take_back(sl_session *s, const sl_batch *batch) {
+/* A pass that failed has moved no state: its tokens have not been seen, and nothing was drawn. */
+static void take_back(sl_session *s, const call *c, const sl_batch *batch) {
+    for (size_t d = 0; d < batch->n_draw; d++) sl_sampler_undraw(sampler_of(c, s->draw_run[d]));
     for (size_t r = 0; r < batch->n_run; r++) s->slots[batch->runs[r].slot].n_token -= batch->runs[r].n_tok;
 }
 
@@ -199,7 +200,7 @@ static sl_status run_passes(sl_session *s, const call *c, sl_error *err) {
         }
         sl_status status = s->backend->execute(s->device, &batch, err);
         if (status != SL_OK) {
-            take_back(s, &batch);
+            take_back(s, c, &batch);
             return status;
         }
         for (size_t r = 0; r < batch.n_run; r++) s->slots[batch.runs[r].slot].has_logits = false; /* so far */
@@ -223,12 +224,13 @@ static void finish_run(sl_session *s, const call *c, size_t i) {
 sl_status sl_session_eval_draw(sl_session *s, const sl_run *runs, size_t n_run, sl_sampler *const *samplers,
                                int32_t *tokens, sl_error *err) {
     const call c = { runs, n_run, samplers, tokens };
+    for (size_t i = 0; i < n_run; i++)
+        if (sampler_of(&c, i)) tokens[i] = -1;
     SL_TRY(prepare_runs(s, runs, n_run, err));
     size_t all = 0;
     for (size_t i = 0; i < n_run; i++) { /* from here on: the first row of each run's logits */
         s->run_first[i] = runs[i].logits == SL_LOGITS_ALL ? all : SIZE_MAX;
         all += runs[i].logits == SL_LOGITS_ALL ? runs[i].n_token : 0;
-        if (sampler_of(&c, i)) tokens[i] = -1;
     }
     s->n_run = 0;
     SL_TRY(run_passes(s, &c, err));

@@ -83,7 +83,17 @@ static sl_status decode(sl_session *s, outcome *o) {
     return SL_OK;
 }
 
-/* One token beside another sequence. */
+/* Draws what a new one of the same settings would. */
+static void expect_untouched(sl_sampler *sampler, const sl_sampler_params *p) {
+    static const float flat[N_VOCAB];
+    sl_error err;
+    sl_sampler *other;
+    assert_int_equal(sl_sampler_create(p, N_VOCAB, &other, &err), SL_OK);
+    for (size_t i = 0; i < 8; i++) assert_int_equal(sl_sampler_sample(sampler, flat), sl_sampler_sample(other, flat));
+    sl_sampler_destroy(other);
+}
+
+/* One token beside another sequence; where it fails, the sampler has drawn nothing. */
 static sl_status draw(sl_session *s, outcome *o) {
     sl_sampler_params p = sl_sampler_params_default();
     sl_sampler *sampler;
@@ -92,6 +102,8 @@ static sl_status draw(sl_session *s, outcome *o) {
     const sl_run runs[] = { { 0, tokens + 24, 1, SL_LOGITS_NONE }, { 1, tokens + 7, 1, SL_LOGITS_LAST } };
     int32_t drawn[2];
     sl_status status = sl_session_eval_draw(s, runs, 2, samplers, drawn, &o->err);
+    assert_true((status == SL_OK) == (drawn[0] >= 0));
+    if (status != SL_OK) expect_untouched(sampler, &p);
     sl_sampler_destroy(sampler);
     if (status != SL_OK) return status;
     o->text[o->n++] = drawn[0];

@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "sluice.h"
+#include "run/sampler.h"
 
 enum { N = 200 };
 
@@ -213,6 +213,31 @@ static void assert_refused(sl_sampler_params p, size_t n_vocab, const char *name
     if (!strstr(err.text, name)) fail_msg("\"%s\" does not name %s", err.text, name);
 }
 
+/* A draw for a device that is taken back leaves no trace, at any number of draws before; nor does one without chance. */
+static void test_undraw(void **state) {
+    (void)state;
+    float logits[N];
+    uint32_t seed = 7;
+    sl_sampler_params p = sl_sampler_params_default();
+    random_logits(&seed, logits, N);
+    for (int greedy = 0; greedy < 2; greedy++) {
+        p.temperature = greedy ? 0 : 1;
+        sl_sampler *a = create(p, N), *b = create(p, N);
+        for (size_t i = 0; i < 50; i++) {
+            sl_draw first, second;
+            assert_true(sl_sampler_draw(a, &first) && sl_sampler_draw(a, &second));
+            assert_true(greedy || first.random != second.random);
+            sl_sampler_undraw(a);
+            sl_sampler_undraw(a);
+            assert_true(sl_sampler_draw(a, &second) && first.random == second.random);
+            sl_sampler_undraw(a);
+            assert_int_equal(sl_sampler_sample(a, logits), sl_sampler_sample(b, logits));
+        }
+        sl_sampler_destroy(a);
+        sl_sampler_destroy(b);
+    }
+}
+
 static void test_ranges(void **state) {
     (void)state;
     const float bad[] = { NAN, INFINITY, -INFINITY, -0.1F, 2e9F };
@@ -248,6 +273,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_distribution), cmocka_unit_test(test_greedy),  cmocka_unit_test(test_odd_logits),
         cmocka_unit_test(test_seeds),        cmocka_unit_test(test_penalty), cmocka_unit_test(test_ranges),
+        cmocka_unit_test(test_undraw),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
