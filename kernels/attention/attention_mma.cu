@@ -13,7 +13,8 @@
  * are f32, the result is rounded to bf16.
  *
  * Cost: 4 KEYS P operations a row and tile against 4 KEYS P bytes a block from L2: 64 per byte. A warp reads
- * each tile once from shared memory for its 16 rows: 16 per byte. */
+ * each tile once from shared memory for its 16 rows: 16 per byte. Three blocks share an SM up to P = 128, beyond
+ * two (on sm_80 one, for its shared memory): one's exponentials hide behind another's products. */
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/mma_cuda.h"
 
@@ -242,7 +243,8 @@ template <int WIDTH> __device__ void finish(const matrix_args &p, const share &s
 }
 
 /* WIDTH: head_dim rounded up. */
-template <int WIDTH> __global__ void __launch_bounds__(THREADS) attend_matrix(matrix_args p) {
+template <int WIDTH>
+__global__ void __launch_bounds__(THREADS, WIDTH > 128 ? 2 : 3) attend_matrix(matrix_args p) {
     SL_SHARED(tiles<WIDTH>, t);
     const uint32_t dim = p.a.kv.head_dim;
     share s;
