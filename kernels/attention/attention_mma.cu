@@ -1,20 +1,20 @@
 /* Causal attention of long runs on the matrix units of a CUDA device, for bf16 activations over f16 keys and
- * values: FlashAttention-2 (Dao 2023). A block holds ROWS rows, each one query head of one token: the heads of a
- * group lie side by side, so that short runs fill blocks too and keys are read for all heads of a group at once.
- * A warp owns 16 rows, their sums in registers; keys and values pass through shared memory in tiles of KEYS by
- * asynchronous copies, the values while the scores are taken, the next keys while the values are added. Tiles
- * begin at multiples of KEYS of absolute positions and keys out of sight have weight 0, so that a result does
- * not depend on where a run is cut or which rows share a block. (A value in sight of one row that is no finite
- * number reaches the rows of its block that do not see it.)
+ * values: FlashAttention-2 (Dao 2023). A block holds ROWS rows, each one query head of one token: the heads of
+ * a group lie side by side, so that short runs fill blocks too and keys are read for all heads of a group at
+ * once. A warp owns 16 rows, their sums in registers; keys and values pass through shared memory in tiles of
+ * KEYS by asynchronous copies, the values while the scores are taken, the next keys while the values are
+ * added. Tiles begin at multiples of KEYS of absolute positions and keys out of sight have weight 0, so that a
+ * result does not depend on where a run is cut or which rows share a block. (A value in sight of one row that
+ * is no finite number reaches the rows of its block that do not see it.)
  *
  * What is rounded. Scores: nothing but f32 sums, because a query's row times a power of two that brings its
- * largest element to 2^14 is exact in f16 down to 2^-31 of that element, and keys are f16 as they lie. Weights:
- * to f16, as 2^15 exp(score - top), so that those down to 2^-29 of the largest keep 11 bits. Sums over values
- * are f32, the result is rounded to bf16.
+ * largest element to 2^14 is exact in f16 down to 2^-31 of that element, and keys are f16 as they lie.
+ * Weights: to f16, as 2^15 exp(score - top), so that those down to 2^-29 of the largest keep 11 bits. Sums
+ * over values are f32, the result is rounded to bf16.
  *
  * Cost: 4 KEYS P operations a row and tile against 4 KEYS P bytes a block from L2: 64 per byte. A warp reads
- * each tile once from shared memory for its 16 rows: 16 per byte. Three blocks share an SM up to P = 128, beyond
- * two (on sm_80 one, for its shared memory): one's exponentials hide behind another's products. */
+ * each tile once from shared memory for its 16 rows: 16 per byte. Three blocks share an SM up to P = 128,
+ * beyond two (on sm_80 one, for its shared memory): one's exponentials hide behind another's products. */
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/mma_cuda.h"
 
