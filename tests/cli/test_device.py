@@ -144,6 +144,16 @@ class Errors(Case):
         self.assertNotIn(NAME, run.stdout)
         self.assertIn(b"no CUDA device", run.stdout)
 
+    def test_without_cublas(self):
+        """info says so, and our own products take its place."""
+        reason, prompt = b"no cuBLAS 12 or 13 found", ["-p", "the user on the other " * 9, "--activations", "f32"]
+        self.assertNotIn(reason, sluice("info", "-m", model(), check=0).stdout)
+        run = on_device("info", "-m", model(), SLUICE_DEVICE_NO_BLAS="1")
+        line, = [line for line in run.stdout.splitlines() if NAME in line]
+        self.assertIn(b"; " + reason, line)
+        command = ["generate", "-m", model(), *prompt, *GREEDY, *CUDA]
+        self.assertEqual(on_device(*command, SLUICE_DEVICE_NO_BLAS="1").stdout, on_device(*command).stdout)
+
     def test_too_little_memory(self):
         run = self.generate(*CUDA, SLUICE_DEVICE_MEMORY="1000000")
         self.assert_error(run, 1, "out of memory", "needs", "0.00 GB are free", "no type of it would fit")
