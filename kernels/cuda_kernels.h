@@ -201,6 +201,19 @@ int sl_silu_mul_cuda(const sl_silu_args *args, sl_cuda_stream stream);
  * harness holds the same kernel against the same reference: no norm (then no gate either), no s (r as it is),
  * no dt_bias (delta as it is). */
 
+/* docs/bridge.md step 4, shifted keys: y of a token is x of the token before it in its sequence, the state at the first
+ * row of a run. */
+typedef struct sl_shift_args {
+    const void *x;
+    void *y;
+    sl_slab state; /* [n] x of the last token */
+    uint64_t x_stride, y_stride;
+    uint32_t n;
+    sl_act act;
+    sl_runs runs; /* all rows */
+} sl_shift_args;
+int sl_shift_cuda(const sl_shift_args *args, sl_cuda_stream stream);
+
 /* docs/bridge.md step 3: gated convolution and its norm by heads. pqv: [p e | q e | v e] per row. */
 typedef struct sl_conv_cuda_args {
     const void *pqv;

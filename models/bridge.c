@@ -12,7 +12,7 @@
 typedef struct bridge_hyper {
     size_t n_vocab, d, e, n_layer, head_dim, n_head, n_state, n_group, k, block, f;
     float eps;
-    bool tied, any_s4d;
+    bool tied, any_s4d, shift_keys;
     bool s4d[SL_MAX_LAYER], routed[SL_MAX_LAYER];
     float tau[SL_MAX_LAYER];
 } bridge_hyper;
@@ -114,6 +114,7 @@ static sl_status bridge_read(const sl_meta *meta, void *hyper, sl_error *err) {
     h->eps = (float)eps;
     if (!(h->eps > 0)) return sl_fail(err, SL_E_FORMAT, "rms_norm_eps is %g, expected more than 0", eps);
     SL_TRY(sl_meta_bool(meta, "tie_word_embeddings", false, &h->tied, err));
+    SL_TRY(sl_meta_bool(meta, "shift_keys", false, &h->shift_keys, err));
     SL_TRY(read_ssm_types(meta, h, err));
     SL_TRY(read_routed_layers(meta, h, err));
     SL_TRY(read_thresholds(meta, h, err));
@@ -227,10 +228,22 @@ static void s4d_poles(const bridge_hyper *h, const sl_weights *w, size_t layer, 
         }
 }
 
+/* W_ssm u of the deep tokens. With shifted keys B reads u of the token before: B and C of one token then meet where
+ * a later token equals an earlier one, and what is found is what followed it. */
+static int32_t build_ssm_in(const bridge_hyper *h, const sl_tensor *w, size_t i, int32_t u, sl_route route, sl_graph *g) {
+    int32_t deep = sl_graph_gather(g, u, route);
+    if (!h->shift_keys || h->s4d[i]) return sl_graph_linear(g, deep, w, NULL);
+    const size_t b = 2 * h->e, n_b = h->n_group * h->n_state, c = b + n_b, all = c + n_b + h->n_head;
+    int32_t before = sl_graph_gather(g, sl_graph_shift(g, u), route), in = sl_graph_columns(g, deep, all);
+    sl_graph_linear_into(g, in, 0, deep, sl_graph_rows(g, w, 0, b));
+    sl_graph_linear_into(g, in, b, before, sl_graph_rows(g, w, b, n_b));
+    sl_graph_linear_into(g, in, c, deep, sl_graph_rows(g, w, c, all - c));
+    return in;
+}
+
 static int32_t build_ssm(const bridge_hyper *h, const sl_weights *w, size_t i, int32_t u, int32_t s, sl_route route,
                          sl_graph *g) {
-    int32_t in = sl_graph_linear(g, sl_graph_gather(g, u, route), sl_weights_get(w, "model.layers.%zu.ssm.in.weight", i),
-                                 NULL);
+    int32_t in = build_ssm_in(h, sl_weights_get(w, "model.layers.%zu.ssm.in.weight", i), i, u, route, g);
     const float *skip = keep(w, "model.layers.%zu.ssm.D", i), *norm = keep(w, "model.layers.%zu.ssm.norm.weight", i);
     if (!h->s4d[i]) {
         sl_s6 p = { h->e, h->head_dim, h->n_state, h->n_group,

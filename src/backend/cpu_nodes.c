@@ -95,7 +95,7 @@ static void linear_tile(const sl_pass *pass, const sl_node *node, float *tile, s
     const sl_linear *p = &node->u.linear;
     const uint8_t *w = (const uint8_t *)p->w->data + row * p->w->row_bytes;
     bool direct = !p->head && p->acc == SL_NO_VALUE;
-    float *y = direct ? sl_row(pass, node->out, tok) + row : tile;
+    float *y = direct ? sl_row(pass, node->out, tok) + p->column + row : tile;
     size_t stride = direct ? sl_row_stride(pass, node->out) : TILE_ROWS;
     gemm_of(pass->kernels, p->w->type)(w, p->w->row_bytes, sl_row(pass, p->x, tok),
                                        pass->graph->values[p->x].row_bytes, y, stride, n_row, n_tok,
@@ -178,6 +178,7 @@ const sl_node_fn sl_cpu_nodes[SL_OP_N] = {
     [SL_OP_ROUTE_SCORE] = run_route_score,
     [SL_OP_ROUTE_SPLIT] = run_route_split,
     [SL_OP_GATHER] = run_gather,
+    [SL_OP_SHIFT] = sl_cpu_shift,
     [SL_OP_CONV_GATE] = sl_cpu_conv_gate,
     [SL_OP_SSM_INPUT] = sl_cpu_ssm_input,
     [SL_OP_S6] = sl_cpu_s6,

@@ -11,6 +11,21 @@ static void share_heads(const sl_pass *pass, size_t n_head, size_t thread, size_
     sl_share(n_head, 1, thread, pass->n_thread, from, to);
 }
 
+void sl_cpu_shift(const sl_pass *pass, const sl_node *node, size_t thread) {
+    size_t c, end;
+    sl_share(pass->graph->values[node->out].width, 16, thread, pass->n_thread, &c, &end);
+    const size_t bytes = (end - c) * sizeof(float);
+    for (size_t r = 0; r < pass->batch->n_run && bytes; r++) {
+        const sl_batch_run *run = &pass->batch->runs[r];
+        float *before = sl_slot_state(pass, node, run->slot) + c;
+        for (size_t t = 0; t < run->n_tok; t++) {
+            memcpy(sl_row(pass, node->out, run->start + t) + c, before, bytes);
+            before = sl_row(pass, node->in[0], run->start + t) + c;
+        }
+        memcpy(sl_slot_state(pass, node, run->slot) + c, before, bytes);
+    }
+}
+
 void sl_cpu_conv_gate(const sl_pass *pass, const sl_node *node, size_t thread) {
     const sl_conv *p = &node->u.conv;
     size_t from, to;

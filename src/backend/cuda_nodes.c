@@ -161,7 +161,7 @@ static sl_product_args product_args(const sl_cuda_pass *pass, const sl_node *nod
     } else {
         int32_t y = p->acc == SL_NO_VALUE ? node->out : p->acc;
         a.out = p->acc == SL_NO_VALUE ? SL_OUT_ACT : SL_OUT_ADD;
-        a.y = at(pass, y);
+        a.y = (uint8_t *)at(pass, y) + p->column * sl_cuda_value_size(pass->device, y);
         a.y_stride = stride(pass, y);
         a.rho = p->rho == SL_NO_VALUE ? NULL : pass->device->domains[p->rho].rho;
     }
@@ -241,6 +241,15 @@ static int launch_block_linear(const sl_cuda_pass *pass, const sl_node *node) {
 }
 
 /* ---- sequences ---------------------------------------------------------------------------------- */
+
+static int launch_shift(const sl_cuda_pass *pass, const sl_node *node) {
+    const sl_shift_args args = {
+        .x = at(pass, node->in[0]), .y = at(pass, node->out), .state = slab_of(pass, node),
+        .x_stride = stride(pass, node->in[0]), .y_stride = stride(pass, node->out),
+        .n = (uint32_t)pass->graph->values[node->out].width, .act = act(pass), .runs = runs_of(pass, SL_ALL),
+    };
+    return sl_shift_cuda(&args, stream(pass));
+}
 
 static int launch_conv(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_conv *p = &node->u.conv;
@@ -415,6 +424,7 @@ static const launch_fn launches[SL_OP_N] = {
     [SL_OP_ROUTE_SCORE] = launch_route_score,
     [SL_OP_ROUTE_SPLIT] = launch_route_split,
     [SL_OP_GATHER] = launch_gather,
+    [SL_OP_SHIFT] = launch_shift,
     [SL_OP_CONV_GATE] = launch_conv,
     [SL_OP_S6] = launch_s6,
     [SL_OP_S4D] = launch_s4d,

@@ -10,7 +10,7 @@
 
 static const char *const op_names[SL_OP_N] = {
     "embed", "rope_table", "norm", "quant", "linear", "block_linear", "silu_mul", "route_score", "route_split",
-    "gather", "conv_gate", "ssm_input", "s6", "s4d", "bridge", "rope", "kv_store", "attention",
+    "gather", "shift", "conv_gate", "ssm_input", "s6", "s4d", "bridge", "rope", "kv_store", "attention",
 };
 
 const char *sl_op_name(sl_op op) { return op < SL_OP_N ? op_names[op] : "?"; }
@@ -58,13 +58,26 @@ void sl_graph_release(sl_graph *g) {
     sl_graph_init(g);
 }
 
-float *sl_graph_constants(sl_graph *g, size_t n) {
-    float *data = sl_grow((void **)&g->constants, &g->cap_constant, g->n_constant + 1, sizeof *g->constants)
-                      ? sl_calloc(n, sizeof *data)
-                      : NULL;
+static void *add_constant(sl_graph *g, size_t n, size_t size) {
+    void *data = sl_grow((void **)&g->constants, &g->cap_constant, g->n_constant + 1, sizeof *g->constants)
+                     ? sl_calloc(n, size)
+                     : NULL;
     if (data) g->constants[g->n_constant++] = data;
     else g->failed = true;
     return data;
+}
+
+float *sl_graph_constants(sl_graph *g, size_t n) { return add_constant(g, n, sizeof(float)); }
+
+const sl_tensor *sl_graph_rows(sl_graph *g, const sl_tensor *w, size_t first, size_t n) {
+    assert(w->spec.n_dim == 2 && first + n <= w->spec.shape[0]);
+    sl_tensor *rows = add_constant(g, 1, sizeof *rows);
+    if (!rows) return NULL;
+    *rows = *w;
+    rows->spec.shape[0] = n;
+    rows->data = (const uint8_t *)w->data + first * w->row_bytes;
+    rows->bytes = n * w->row_bytes;
+    return rows;
 }
 
 static int32_t add_value(sl_graph *g, uint32_t domain, size_t width, size_t row_bytes) {
@@ -148,7 +161,7 @@ static sl_node *add_linear(sl_graph *g, int32_t x, const sl_tensor *w, const flo
     if (w->type == SL_Q8 || w->type == SL_Q4) x = quantised(g, x);
     sl_node *node = add_node(g, SL_OP_LINEAR, domain);
     node->in[0] = x;
-    node->u.linear = (sl_linear){ w, bias, x, SL_NO_VALUE, SL_NO_VALUE, false };
+    node->u.linear = (sl_linear){ w, bias, x, SL_NO_VALUE, SL_NO_VALUE, false, 0 };
     g->products += sl_spec_rows(&w->spec) * sl_spec_width(&w->spec);
     return node;
 }
@@ -167,6 +180,16 @@ void sl_graph_linear_add(sl_graph *g, int32_t acc, int32_t x, const sl_tensor *w
     if (!g->failed) g->values[acc].quant = SL_NO_VALUE; /* what was quantised before is out of date */
 }
 
+int32_t sl_graph_columns(sl_graph *g, int32_t x, size_t width) { return add_floats(g, domain_of(g, x), width); }
+
+void sl_graph_linear_into(sl_graph *g, int32_t out, size_t column, int32_t x, const sl_tensor *w) {
+    if (!w) return; /* out of memory, which finish reports */
+    assert(g->failed || column + sl_spec_rows(&w->spec) <= width_of(g, out));
+    sl_node *node = add_linear(g, x, w, NULL);
+    node->u.linear.column = column;
+    node->out = out;
+}
+
 void sl_graph_head(sl_graph *g, int32_t x, const sl_tensor *w) { add_linear(g, x, w, NULL)->u.linear.head = true; }
 
 int32_t sl_graph_block_linear(sl_graph *g, int32_t x, const sl_tensor *w) {
@@ -174,7 +197,7 @@ int32_t sl_graph_block_linear(sl_graph *g, int32_t x, const sl_tensor *w) {
     size_t width = width_of(g, x);
     sl_node *node = add_node(g, SL_OP_BLOCK_LINEAR, domain);
     node->in[0] = x;
-    node->u.linear = (sl_linear){ w, NULL, x, SL_NO_VALUE, SL_NO_VALUE, false };
+    node->u.linear = (sl_linear){ w, NULL, x, SL_NO_VALUE, SL_NO_VALUE, false, 0 };
     return node->out = add_floats(g, domain, width);
 }
 
@@ -213,6 +236,15 @@ int32_t sl_graph_gather(sl_graph *g, int32_t x, sl_route route) {
 int32_t sl_graph_outputs(sl_graph *g, int32_t x) { return gather(g, x, SL_OUTPUTS); }
 
 /* ---- sequence nodes ----------------------------------------------------------------------------- */
+
+int32_t sl_graph_shift(sl_graph *g, int32_t x) {
+    assert(g->failed || domain_of(g, x) == SL_ALL);
+    size_t width = width_of(g, x);
+    sl_node *node = add_node(g, SL_OP_SHIFT, SL_ALL);
+    node->in[0] = x;
+    node->state = add_state(g, "shift", width);
+    return node->out = add_floats(g, SL_ALL, width);
+}
 
 int32_t sl_graph_conv_gate(sl_graph *g, int32_t pqv, const sl_conv *p) {
     assert(g->failed || width_of(g, pqv) == 3 * p->e);

@@ -33,7 +33,7 @@ const float *sl_weights_floats(const sl_weights *weights, const char *name_forma
 
 typedef enum sl_op {
     SL_OP_EMBED, SL_OP_ROPE_TABLE, SL_OP_NORM, SL_OP_QUANT, SL_OP_LINEAR, SL_OP_BLOCK_LINEAR, SL_OP_SILU_MUL,
-    SL_OP_ROUTE_SCORE, SL_OP_ROUTE_SPLIT, SL_OP_GATHER, SL_OP_CONV_GATE, SL_OP_SSM_INPUT, SL_OP_S6, SL_OP_S4D,
+    SL_OP_ROUTE_SCORE, SL_OP_ROUTE_SPLIT, SL_OP_GATHER, SL_OP_SHIFT, SL_OP_CONV_GATE, SL_OP_SSM_INPUT, SL_OP_S6, SL_OP_S4D,
     SL_OP_BRIDGE, SL_OP_ROPE, SL_OP_KV_STORE, SL_OP_ATTENTION, SL_OP_N
 } sl_op;
 
@@ -55,6 +55,7 @@ typedef struct sl_linear {
     int32_t acc;        /* acc += rho * y in domain SL_ALL instead of writing out; or SL_NO_VALUE */
     int32_t rho;        /* the router's domain whose rho weighs each token, or SL_NO_VALUE: 1 */
     bool head;          /* y goes to the batch's logits rows */
+    size_t column;      /* of out, where y begins */
 } sl_linear;
 typedef struct sl_router { const float *w, *b; float tau; uint32_t domain; } sl_router;
 typedef struct sl_attention { size_t n_head, n_kv_head, head_dim, window, kv; /* kv: index of the store */ } sl_attention;
@@ -90,7 +91,7 @@ typedef struct sl_value {
 } sl_value;
 
 typedef struct sl_state_tensor {
-    const char *name;    /* "conv", "s6", "s4d", "bridge" */
+    const char *name;    /* "shift", "conv", "s6", "s4d", "bridge" */
     uint32_t layer;
     size_t n;            /* floats */
     size_t offset;       /* floats from the start of the slot's block, a multiple of 16 */
@@ -138,6 +139,12 @@ int32_t sl_graph_embed(sl_graph *graph, const sl_tensor *table);
 /* Norm of n_group groups of n; group i uses w + i * w_step. */
 int32_t sl_graph_norm(sl_graph *graph, int32_t x, const float *w, size_t n_group, size_t n, size_t w_step, float eps);
 int32_t sl_graph_linear(sl_graph *graph, int32_t x, const sl_tensor *w, const float *bias);
+/* Rows first .. first + n - 1 of a matrix, as a matrix; NULL when out of memory. */
+const sl_tensor *sl_graph_rows(sl_graph *graph, const sl_tensor *w, size_t first, size_t n);
+/* A product whose output is put together from several: an empty value for the rows of x, and W x in its columns
+ * column .. column + rows of W - 1. */
+int32_t sl_graph_columns(sl_graph *graph, int32_t x, size_t width);
+void sl_graph_linear_into(sl_graph *graph, int32_t out, size_t column, int32_t x, const sl_tensor *w);
 /* acc (all tokens) += rho * (W x + bias), x in any domain. */
 void sl_graph_linear_add(sl_graph *graph, int32_t acc, int32_t x, const sl_tensor *w, const float *bias, int32_t rho);
 /* Block-diagonal product: w [blocks, b, b], not quantised. */
@@ -152,6 +159,8 @@ int32_t sl_graph_gather(sl_graph *graph, int32_t x, sl_route route);
 /* Rows whose logits are wanted. */
 int32_t sl_graph_outputs(sl_graph *graph, int32_t x);
 
+/* Each token's x is that of the token before it in its sequence, zero at the first. x: all tokens. */
+int32_t sl_graph_shift(sl_graph *graph, int32_t x);
 int32_t sl_graph_conv_gate(sl_graph *graph, int32_t pqv, const sl_conv *p);
 /* in: [g | r | B | C | delta] of the deep tokens; s: all tokens. */
 int32_t sl_graph_s6(sl_graph *graph, int32_t in, int32_t s, sl_route route, const sl_s6 *p);

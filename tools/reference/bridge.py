@@ -32,6 +32,7 @@ class Config:
     gate_block: int = 64
     rms_norm_eps: float = 1e-5
     ssm_type: object = "s6"
+    shift_keys: bool = False
     routed_layers: list = field(default_factory=list)
     router_threshold: object = 0.5
     tie_word_embeddings: bool = False
@@ -136,6 +137,15 @@ def s4d_constants(w, dtype):
     c = torch.view_as_complex(w.C.double().contiguous())
     complex_type = torch.complex128 if dtype == torch.float64 else torch.complex64
     return (grow + 1).to(complex_type), (c * grow / a).to(complex_type)
+
+
+def s6_project(c, weight, u, before):
+    """W_ssm u; with shifted keys the rows of B read u of the token before."""
+    projected = u @ weight.T
+    if not c.shift_keys:
+        return projected
+    keys = slice(2 * c.inner_size, 2 * c.inner_size + c.n_groups * c.state_size)
+    return torch.cat([projected[..., :keys.start], before @ weight[keys].T, projected[..., keys.stop:]], -1)
 
 
 def s6_parts(c, w, projected, rho):
@@ -261,10 +271,9 @@ class Bridge(nn.Module):
         return head_norm(s, w.norm.weight, self.config.head_dim, self.config.rms_norm_eps), q
 
     def ssm(self, layer, w, u, s, rho):
-        c = self.config
-        projected = u @ getattr(w, "in").weight.T
-        out = []
+        c, weight, out = self.config, getattr(w, "in").weight, []
         if c.kind(layer) == "s6":
+            projected = s6_project(c, weight, u, F.pad(u, (0, 0, 1, 0))[:, :-1])
             g, r, b, cc, delta, log_a = s6_parts(c, w, projected, rho)
             r = F.silu(r + s)
             rows, state = r.unflatten(-1, (c.heads, -1)), 0
@@ -273,7 +282,7 @@ class Bridge(nn.Module):
                 state = torch.exp(log_a[:, t])[..., None, None] * state + drive
                 out.append((state * cc[:, t, :, None, :]).sum(-1).flatten(-2))
         else:
-            g, r = projected.chunk(2, -1)
+            g, r = (u @ weight.T).chunk(2, -1)
             r = F.silu(r + s)
             decay, weight = s4d_constants(w, u.dtype)
             state = 0
@@ -305,6 +314,7 @@ class Bridge(nn.Module):
             "s": torch.zeros(c.heads, c.head_dim, c.state_size, dtype=dtype) if c.kind(i) == "s6"
             else torch.zeros(e, c.state_size // 2, dtype=complex_type),
             "h": torch.zeros(e, dtype=dtype),
+            "u": torch.zeros(c.hidden_size, dtype=dtype),  # of the token before: read with shifted keys only
         } for i in range(c.num_hidden_layers)]
 
     def step(self, token, state, tau=None):
@@ -329,18 +339,19 @@ class Bridge(nn.Module):
         return head_norm(s, w.norm.weight, self.config.head_dim, self.config.rms_norm_eps), q
 
     def step_ssm(self, layer, w, u, s, rho, st):
-        c = self.config
-        projected = getattr(w, "in").weight @ u
+        c, weight = self.config, getattr(w, "in").weight
         if c.kind(layer) == "s6":
+            before, st["u"] = st["u"], u
             if rho == 0:
                 return torch.zeros_like(s)  # a light token leaves the state untouched
+            projected = s6_project(c, weight, u, before)
             g, r, b, cc, delta, log_a = s6_parts(c, w, projected, rho)
             r = F.silu(r + s)
             drive = (delta[:, None] * r.unflatten(-1, (c.heads, -1)))[..., None] * b[:, None, :]
             st["s"] = torch.exp(log_a)[:, None, None] * st["s"] + drive
             y = (st["s"] * cc[:, None, :]).sum(-1).flatten()
         else:
-            g, r = projected.chunk(2, -1)
+            g, r = (weight @ u).chunk(2, -1)
             r = F.silu(r + s)
             decay, weight = s4d_constants(w, u.dtype)
             st["s"] = decay * st["s"] + r[:, None]

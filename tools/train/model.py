@@ -22,7 +22,7 @@ CONSTANT, SPREAD = 1.2, 0.08  # channel 0 of Bridge's residual stream; standard 
 TOKENS = {"bos_token_id": 0, "eos_token_id": [0, 2]}
 # A group of B and C for each head: one pattern of reading for a whole layer is too little for text.
 BRIDGE = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=6, head_dim=64, state_size=64, n_groups=4,
-              intermediate_size=384, routed_layers=[1, 2, 3, 4], tie_word_embeddings=True, **TOKENS)
+              intermediate_size=384, routed_layers=[1, 2, 3, 4], shift_keys=True, tie_word_embeddings=True, **TOKENS)
 # Eight layers, and a width of the MLP that brings the parameter count within 0.5 % of Bridge's.
 TRANSFORMER = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=4,
                    head_dim=64, intermediate_size=496, tie_word_embeddings=True, **TOKENS)
@@ -146,10 +146,12 @@ class TrainBridge(reference_bridge.Bridge):
         self.model.norm.weight.fill_(0.02 / SPREAD)  # and the head starts as flat as before
         seen = CONSTANT / (CONSTANT ** 2 / c.hidden_size + SPREAD ** 2) ** 0.5  # the constant after the first norm
         for w in self.model.layers:
+            getattr(w.conv, "in").weight[:2 * e, 0] = 1 / seen
+            w.conv.norm.weight.fill_(0.5)
             inner = getattr(w.ssm, "in").weight
             inner[:e, 0] = 1.5 / seen
             inner[2 * e:2 * e + 2 * c.n_groups * c.state_size, 0] = 0.1 / seen
-            w.ssm.A_log.uniform_(0.25, 1).log_()
+            w.ssm.A_log.uniform_(0.07, 0.14).log_()
             step = torch.exp(torch.linspace(math.log(0.005), math.log(0.1), c.heads))
             w.ssm.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))
             w.ssm.D.fill_(0.1)
@@ -246,12 +248,22 @@ class TrainBridge(reference_bridge.Bridge):
 
     def deep_ssm(self, w, u, s, rho, where, shape):
         n = u.shape[0]
-        deep = u if where is None else u[where]
         places = torch.arange(n) if where is None else where
+        pick = lambda x: x if where is None else x[where]
         first = torch.searchsorted(places, torch.arange(shape[0] + 1) * shape[1])
-        projected = linear(deep, getattr(w, "in").weight)
+        projected = self.project(getattr(w, "in").weight.bfloat16(), u, pick, shape)
         return ops.S6.apply(projected, s.flatten(0, 1), rho, places, first, w.A_log.exp(), w.dt_bias, w.D, w.norm.weight,
                             self.config.n_groups, self.config.rms_norm_eps)
+
+    def project(self, weight, u, pick, shape):
+        """W_ssm u of the deep tokens; with shifted keys the rows of B read u of the token before."""
+        c, deep = self.config, pick(u)
+        if not c.shift_keys:
+            return F.linear(deep, weight)
+        before = F.pad(u.view(*shape, -1), (0, 0, 1, 0))[:, :-1].reshape(u.shape)
+        keys = slice(2 * c.inner_size, 2 * c.inner_size + c.n_groups * c.state_size)
+        parts = [(deep, weight[:keys.start]), (pick(before), weight[keys]), (deep, weight[keys.stop:])]
+        return torch.cat([F.linear(x, part) for x, part in parts], 1)
 
     def deep_mlp(self, w, x, rho, where):
         deep = x if where is None else x[where]
