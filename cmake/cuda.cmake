@@ -9,7 +9,8 @@ set(SL_CUDA_OBJECTS "")
 set(SL_CUDA_BUILT OFF)
 
 set(cuda_sources
-  gemm/gemv.cu gemm/gemm.cu gemm/gemm_mma.cu gemm/store.cu quant/embed.cu quant/expand.cu quant/random.cu bridge/block_linear.cu
+  gemm/gemv.cu gemm/gemm.cu gemm/gemm_mma.cu gemm/store.cu quant/embed.cu quant/expand.cu
+  quant/random.cu bridge/block_linear.cu
   norm/rmsnorm.cu norm/route_score.cu norm/route_split.cu elementwise/elementwise.cu conv/conv_gate.cu conv/shift.cu
   scan/scan_s6.cu scan/scan_s6_chunk.cu scan/scan_s4d.cu bridge/bridge.cu
   rope/rope.cu attention/attention.cu attention/attention_mma.cu attention/attention_decode.cu attention/kv_store.cu

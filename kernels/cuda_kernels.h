@@ -69,7 +69,7 @@ typedef enum sl_product_out {
 } sl_product_out;
 
 /* sum[t][r] = bias[r] + sum_i w[r][i] x[t][i], t < rows, r < n_row, weights of any type (types.h) expanded
- * exactly. */
+ * exactly (but see sl_gemm_cuda). */
 typedef struct sl_product_args {
     const void *w;
     uint64_t w_row_bytes;
@@ -89,7 +89,9 @@ typedef struct sl_product_args {
  */
 enum { SL_GEMV_ROWS = 16 };
 int sl_gemv_cuda(const sl_product_args *args, sl_cuda_stream stream);
-/* Any number of rows, tiles in shared memory: where cuBLAS is absent. */
+/* Any number of rows, tiles in shared memory: where cuBLAS is absent or the number of rows is known to the
+ * device only. bf16 activations: on the matrix units, weights of other types rounded to bf16 as cuBLAS gets
+ * them. */
 int sl_gemm_cuda(const sl_product_args *args, sl_cuda_stream stream);
 /* What remains after cuBLAS has put x W^T into sum [rows.max, sum_stride] (f32): bias and the three kinds of
  * output. */

@@ -1,7 +1,7 @@
-/* Products of stored weights with any number of rows of activations, where cuBLAS is absent: tiles of 64 weight
- * rows by 64 rows of x, 32 elements at a time expanded into shared memory, 4 x 4 sums per thread in f32. Each
- * sum runs over its elements in order, whatever the tile holds beside it. Tiles beyond the number of rows leave
- * at once. */
+/* Products of stored weights with any number of rows of f32 activations, where cuBLAS is absent (gemm_mma.cu
+ * takes bf16): tiles of 64 weight rows by 64 rows of x, 32 elements at a time expanded into shared memory, 4
+ * x 4 sums per thread in f32. Each sum runs over its elements in order, whatever the tile holds beside it.
+ * Tiles beyond the number of rows leave at once. */
 #include "kernels/gemm/product_cuda.h"
 #include "kernels/gemm/weights_cuda.h"
 
@@ -13,13 +13,13 @@ enum { TILE = 64, DEPTH = 32, N_THREAD = 256, PITCH = TILE / 4 + 1 /* float4s, f
 typedef float4 tile_row[PITCH];
 
 /* Elements i .. i + 7 of a row of x; zeros from k on. */
-template <class X> __device__ __forceinline__ void load_x(const X *row, uint32_t k, uint32_t i, float v[8]) {
+__device__ __forceinline__ void load_x(const float *row, uint32_t k, uint32_t i, float v[8]) {
     if (i + 8 <= k && (uintptr_t)(row + i) % 16 == 0) {
         sl_load8(row + i, v);
         return;
     }
 #pragma unroll
-    for (uint32_t j = 0; j < 8; j++) v[j] = i + j < k ? sl_load(row + i + j) : 0;
+    for (uint32_t j = 0; j < 8; j++) v[j] = i + j < k ? row[i + j] : 0;
 }
 
 __device__ __forceinline__ void put_column(tile_row *tile, uint32_t row, uint32_t depth, const float v[8]) {
@@ -53,7 +53,7 @@ template <sl_type type> __global__ void __launch_bounds__(N_THREAD) gemm_kernel(
     const unsigned char *w = (const unsigned char *)p.w + ((size_t)block * p.n_row + r0 + (has_w ? row : 0))
         * p.w_row_bytes;
     const size_t x_at = (t0 + (has_x ? row : 0)) * p.x_stride + (size_t)block * a.x_step;
-    const uint32_t groups = (p.k + SL_GROUP - 1) / SL_GROUP;
+    const uint32_t groups = sl_groups_of(p.k);
     const uint32_t wi = threadIdx.x % 16, xi = threadIdx.x / 16; /* the four rows of each that it multiplies */
     const bool has_sum = r0 + 4 * wi < p.n_row && t0 + 4 * xi < n;
 
@@ -62,8 +62,7 @@ template <sl_type type> __global__ void __launch_bounds__(N_THREAD) gemm_kernel(
         float v[8];
         sl_weight8<type>(w, groups, has_w ? p.k : 0, k0 + depth, v);
         put_column(w_tile, row, depth, v);
-        if (p.act == SL_ACT_F32) load_x((const float *)p.x + x_at, has_x ? p.k : 0, k0 + depth, v);
-        else load_x((const sl_bf16 *)p.x + x_at, has_x ? p.k : 0, k0 + depth, v);
+        load_x((const float *)p.x + x_at, has_x ? p.k : 0, k0 + depth, v);
         put_column(x_tile, row, depth, v);
         __syncthreads();
         if (has_sum) add_tile(w_tile, x_tile, wi, xi, sum);
@@ -87,6 +86,7 @@ template <sl_type type> int launch(const sl_blocks_args &a, sl_cuda_stream strea
 } // namespace
 
 int sl_gemm_blocks_cuda(const sl_blocks_args &a, sl_cuda_stream stream) {
+    if (a.p.act == SL_ACT_BF16) return sl_gemm_mma_blocks_cuda(a, stream);
     switch (a.p.type) {
     case SL_F32: return launch<SL_F32>(a, stream);
     case SL_F16: return launch<SL_F16>(a, stream);

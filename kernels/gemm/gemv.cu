@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(N_WARP *WARP) gemv_kernel(sl_blocks_args a) {
             * p.w_row_bytes;
     }
     const X *x = (const X *)p.x + (size_t)block * a.x_step;
-    const uint32_t groups = (p.k + SL_GROUP - 1) / SL_GROUP, n_chunk = sl_chunk<type>::count(p.k);
+    const uint32_t groups = sl_groups_of(p.k), n_chunk = sl_chunk<type>::count(p.k);
     const bool w_aligned = ((uintptr_t)p.w | p.w_row_bytes) % 16 == 0;
     const bool x_aligned = ((uintptr_t)x | p.x_stride * sizeof(X)) % 16 == 0;
     const uint32_t n_full = x_aligned ? sl_chunk<type>::count_full(p.k) : 0;

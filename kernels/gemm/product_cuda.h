@@ -13,6 +13,7 @@ struct sl_blocks_args {
 };
 int sl_gemv_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* rows.max <= SL_GEMV_ROWS */
 int sl_gemm_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream);
+int sl_gemm_mma_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* act bf16 */
 
 __device__ __forceinline__ uint32_t sl_rows_count(const sl_rows &rows) {
     return rows.n ? *rows.n : rows.max;

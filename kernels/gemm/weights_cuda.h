@@ -1,14 +1,14 @@
 /* How a CUDA kernel reads stored weights (kernels/types.h) of any type.
  *
- * Three grains. An element, for tails and odd alignments. Eight consecutive elements, expanded. A chunk: what
- * one lane reads at a time in a matrix-vector product, 16 stored bytes (32 of f32) in pieces of 8 elements;
- * chunk c of a row always holds the same elements, so that the order of a sum depends on the number of elements
- * only, not on alignment.
+ * Three grains. An element, for tails and odd alignments. Eight consecutive elements, at once or asked for
+ * first and expanded later. A chunk: what one lane reads at a time in a matrix-vector product, 16 stored
+ * bytes (32 of f32) in pieces of 8 elements; chunk c of a row always holds the same elements, so that the
+ * order of a sum depends on the number of elements only, not on alignment.
  *
- * Bytes become floats by their bits: 0x47000000 | u << 8 is the float 2^15 + u, so one multiply-add takes the
- * offset away and applies the scale. It is exact: (2^15 + 8) and (2^15 + 128) times the 11 bits of a scale fit
- * the 24 of a float, and so does the result. The conversion instruction has a quarter of that rate. (An
- * infinite scale gives NaN here, and infinities in the other two grains.) */
+ * Bytes become floats by their bits: 0x47000000 | u << 8 is the float 2^15 + u, so one multiply-add takes
+ * the offset away and applies the scale. It is exact: (2^15 + 8) and (2^15 + 128) times the 11 bits of a
+ * scale fit the 24 of a float, and so does the result. The conversion instruction has a quarter of that
+ * rate. (An infinite scale gives NaN here, and infinities where elements are expanded one by one.) */
 #ifndef SL_KERNELS_GEMM_WEIGHTS_CUDA_H
 #define SL_KERNELS_GEMM_WEIGHTS_CUDA_H
 
@@ -16,6 +16,8 @@
 #include "kernels/types.h"
 
 template <sl_type type> constexpr bool sl_is_scaled = type == SL_Q8 || type == SL_Q4;
+
+__device__ __forceinline__ uint32_t sl_groups_of(uint32_t k) { return (k + SL_GROUP - 1) / SL_GROUP; }
 
 /* ---- one element -------------------------------------------------------------------------------- */
 
@@ -129,6 +131,30 @@ __device__ __forceinline__ void sl_weight8(const unsigned char *row, uint32_t gr
 #pragma unroll
     for (uint32_t j = 0; j < 8; j++) v[j] = i + j < k ? sl_weight<type>(row, groups, i + j) : 0;
 }
+
+/* Elements i .. i + 7 as they are stored, i a multiple of 8, all of them there: to be asked for before they are
+ * needed. */
+template <sl_type type> struct sl_eight {
+    static constexpr int n_word = type == SL_F32 ? 8 : sl_is_scaled<type> ? 2 : 4;
+    uint32_t words[n_word];
+    uint16_t scale;
+
+    __device__ __forceinline__ void load(const unsigned char *row, uint32_t groups, uint32_t i) {
+        if constexpr (sl_is_scaled<type>) {
+            const size_t quant_bytes = (size_t)groups * (type == SL_Q8 ? SL_GROUP : SL_GROUP / 2);
+            const uint32_t at = type == SL_Q8 ? i : i / SL_GROUP * SL_BLOCK + i % SL_BLOCK;
+            sl_load_words<type, 2>(row + at, false, words);
+            scale = ((const uint16_t *)(row + quant_bytes))[i / SL_BLOCK];
+        } else {
+            const unsigned char *p = row + (size_t)i * (type == SL_F32 ? 4 : 2);
+            sl_load_words<type, n_word>(p, (uintptr_t)p % 16 == 0, words);
+        }
+    }
+    __device__ __forceinline__ void unpack(uint32_t i, float v[8]) const {
+        const float factor = sl_is_scaled<type> ? sl_half_to_float(scale) : 1;
+        sl_unpack8<type>(words, type == SL_Q4 && i % SL_GROUP >= SL_BLOCK, factor, v);
+    }
+};
 
 /* ---- chunks ------------------------------------------------------------------------------------- */
 

@@ -1,9 +1,10 @@
-/* CUDA matrix products and expansion: adapters for the families of gemm and expand, and tests of what the CPU's
- * table has no member for, against sums in double.
+/* CUDA matrix products and expansion: adapters for the families of gemm and expand, and tests of what the
+ * CPU's table has no member for, against sums in double.
  *
  * Bounds. A sum of k products in f32, in any order, fused or not, and a bias: (k + 4) u (sum|w x| + |bias|).
- * Rounded to bf16: half a unit of its 8 bits more. rho times it, added to y: the sum's error times rho, and one
- * rounding. */
+ * The matrix units may cut where additions round: twice that, of weights that are rounded to bf16 first.
+ * Rounded to bf16: half a unit of its 8 bits more. rho times it, added to y: the sum's error times rho, and
+ * one rounding. */
 #include "cuda_check.h"
 #include "runner.h"
 
@@ -134,6 +135,17 @@ static bounded dot(const float *w, const float *x, size_t k, float bias) {
     return (bounded){ value, ((double)k + 4) * CHECK_U * magnitude };
 }
 
+/* The same on the matrix units. */
+static bounded dot_on_units(const float *w, const float *x, size_t k, float bias) {
+    float *units = malloc(k * sizeof *units);
+    if (!units) abort();
+    for (size_t i = 0; i < k; i++) units[i] = sl_bf16_to_f32(sl_f32_to_bf16(w[i]));
+    bounded s = dot(units, x, k, bias);
+    s.bound *= 2;
+    free(units);
+    return s;
+}
+
 static bounded rounded(bounded s, sl_act act) {
     int exponent;
     frexp(fmax(fabs(s.value) + s.bound, 0x1p-126), &exponent);
@@ -221,7 +233,9 @@ static void launch_product(const product *p) {
 static bounded expected(const product *p, uint32_t t, uint32_t b, uint32_t r) {
     const shape *s = &p->s;
     const float bias = s->bias ? p->bias[r] : 0;
-    bounded v = dot(p->w.value + (size_t)r * s->k, p->x + (size_t)t * s->k, s->k, bias);
+    const bool units = s->kernel == GEMM && s->act == SL_ACT_BF16;
+    const float *w_row = p->w.value + (size_t)r * s->k, *x_row = p->x + (size_t)t * s->k;
+    bounded v = (units ? dot_on_units : dot)(w_row, x_row, s->k, bias);
     if (s->kernel == STORE) {
         v.value = (double)p->sums[(size_t)t * s->n_row + r] + bias;
         v.bound = CHECK_U * fabs(v.value);
@@ -290,13 +304,31 @@ static void check_products(check *c, int kernel) {
 static void check_nothing(check *c, int kernel) {
     for (int i = 0; i < SL_N_TYPE * 3 && !c->failed; i++) {
         check_product(c, (shape){ .kernel = kernel, .type = (sl_type)(i % SL_N_TYPE), .act = SL_ACT_BF16,
-                                  .out = (sl_product_out)(i / SL_N_TYPE), .n_row = 9, .k = 128, .max = i % 2 ? 16 : 4,
-                                  .counted = true, .bias = true });
+                                  .out = (sl_product_out)(i / SL_N_TYPE), .n_row = 9, .k = 128,
+                                  .max = i % 2 ? 16 : 4, .counted = true, .bias = true });
+    }
+}
+
+/* The edges of the matrix units' tiles: of 64 rows, 32 and 128 weight rows, 64 elements, two steps on the
+ * way. The wide tile is for products of many tiles. */
+static void check_tiles(check *c) {
+    static const struct { uint32_t n_row, k, max, n; } tiles[] = {
+        { 32, 64, 64, 64 },   { 33, 65, 65, 65 },   { 31, 63, 65, 64 },
+        { 64, 128, 129, 65 }, { 1, 129, 17, 1 },    { 65, 192, 33, 33 },
+        { 130, 200, 2110, 3 }, { 129, 72, 2049, 66 }, { 128, 64, 4096, 33 }, { 97, 257, 2112, 0 },
+    };
+    for (size_t i = 0; i < SL_N_TYPE * sizeof tiles / sizeof *tiles && !c->failed; i++) {
+        const size_t j = i / SL_N_TYPE;
+        const uint64_t options = check_random(c);
+        check_product(c, (shape){ .kernel = GEMM, .type = (sl_type)(i % SL_N_TYPE), .act = SL_ACT_BF16,
+                                  .out = (sl_product_out)(options % 3), .n_row = tiles[j].n_row,
+                                  .k = tiles[j].k, .max = tiles[j].max, .n = tiles[j].n, .bias = options & 4,
+                                  .rho = options & 8, .indexed = options & 16, .counted = true });
     }
 }
 
 void check_cuda_gemv(check *c) { check_nothing(c, GEMV), check_products(c, GEMV); }
-void check_cuda_gemm(check *c) { check_nothing(c, GEMM), check_products(c, GEMM); }
+void check_cuda_gemm(check *c) { check_nothing(c, GEMM), check_products(c, GEMM), check_tiles(c); }
 void check_cuda_store(check *c) { check_nothing(c, STORE), check_products(c, STORE); }
 
 /* ---- block-diagonal products -------------------------------------------------------------------- */
@@ -322,8 +354,9 @@ static void check_blocks(check *c, sl_type type, sl_act act, uint32_t n_block, u
     cuda_get_rows(act, y, e, e, max, a.y, a.y_stride);
     for (uint32_t i = 0; i < max * e && !c->failed; i++) {
         const uint32_t t = i / e, row = i % e;
-        const bounded want =
-            rounded(dot(w.value + (size_t)row * b, x + (size_t)t * e + row / b * b, b, 0), act);
+        const bool units = act == SL_ACT_BF16 && max > SL_GEMV_ROWS;
+        const float *w_row = w.value + (size_t)row * b, *x_row = x + (size_t)t * e + row / b * b;
+        const bounded want = rounded((units ? dot_on_units : dot)(w_row, x_row, b, 0), act);
         if (t < n) check_near(c, "y", i, y[i], want.value, want.bound);
         else if (!isnan(y[i])) check_fail(c, "y[%u] of row %u, which is none of the rows, was written", i, t);
     }

@@ -1,5 +1,5 @@
-/* Matrix units and asynchronous copies of the test device, by their definitions (kernels/mma_cuda.h). Each matrix instruction
- * is one meeting of a warp's lanes: the last to arrive does the work of all. */
+/* Matrix units and asynchronous copies of the test device, by their definitions (kernels/mma_cuda.h). Each
+ * matrix instruction is one meeting of a warp's lanes: the last to arrive does the work of all. */
 #include "device_block.h"
 
 namespace {
