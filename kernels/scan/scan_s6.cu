@@ -6,9 +6,9 @@
  * block's threads hold is walked in parts, each read and written once per tile of tokens. A decode step is a
  * tile of one token: the state is read once and written once, four floats at a time.
  *
- * Every element takes the same steps wherever a sequence is cut: decode steps, short runs and resumed ones give
- * the same bits, no segment sums are needed and nothing is rounded but inputs and outputs. It takes every shape,
- * and all runs of f32 activations; long runs of bf16 activations, for which one block per head and 4 P N
+ * Every element takes the same steps wherever a sequence is cut: decode steps, short runs and resumed ones
+ * give the same bits, no segment sums are needed and nothing is rounded but inputs and outputs. It takes every
+ * shape, and all runs of f32 activations; long runs of bf16 activations, for which one block per head and 4 P N
  * operations per token and head on f32 units are too little of a GPU, go to scan_s6_chunk.cu. */
 #include "kernels/scan/scan_cuda.h"
 

@@ -6,8 +6,9 @@
  * float64 within TOLERANCE of the largest in their head or state (sums of at most 130 products; single steps
  * have exact bounds in the harness), and half a unit of bf16 where the output is bf16.
  *
- * The chunked S6 scan is held to the same numbers (what its split operands lose is below 2^-16, 1.5e-5, of each summand,
- * and adds up at random), but to equal bits only alone against in company: another cut makes other chunks. */
+ * The chunked S6 scan is held to the same numbers (what its split operands lose is below 2^-16, 1.5e-5, of each
+ * summand, and adds up at random), but to equal bits only alone against in company: another cut makes other
+ * chunks. */
 #include "cuda_sequence.h"
 
 #include <math.h>
@@ -473,8 +474,8 @@ static void truth_s6(const batch *b, uint32_t run, uint32_t t, double *state, do
     norm_heads(b, b->param[S6_NORM], out);
 }
 
-/* The inputs and parameters of a case whose shape {heads, head_dim, n_state, groups} is set; a decay is 2 to the
- * power of slow .. fast. */
+/* Inputs and parameters of a shape {heads, head_dim, n_state, groups}; a decay is 2 to the power of slow .. fast.
+ */
 static void s6_fill(batch *b, const uint32_t *shape, float slow, float fast) {
     b->e = shape[0] * shape[1], b->head_dim = shape[1], b->n_state = shape[2], b->n_group = shape[3];
     add_input(b, 2 * b->e + 2 * b->n_group * b->n_state + shape[0], true, -2, 2);
@@ -510,8 +511,9 @@ void check_cuda_s6_runs(check *c) {
 /* Alone and beside others a run has the same bits; cut elsewhere its chunks are others, and float64 decides. */
 static void s6_chunk_case(check *c, const uint32_t *shape, const uint32_t *length, uint32_t n_run, bool routed,
                           float slow, float fast) {
-    check_case(c, "runs=%u of %u.. heads=%u head_dim=%u n_state=%u groups=%u decay=2^%g..2^%g%s", n_run, length[0],
-               shape[0], shape[1], shape[2], shape[3], (double)slow, (double)fast, routed ? " routed" : "");
+    check_case(c, "runs=%u of %u.. heads=%u head_dim=%u n_state=%u groups=%u decay=2^%g..2^%g%s", n_run,
+               length[0], shape[0], shape[1], shape[2], shape[3], (double)slow, (double)fast,
+               routed ? " routed" : "");
     batch b = start_case(c, SL_ACT_BF16, 0, 0, routed);
     make_runs(&b, n_run, length, 0);
     s6_fill(&b, shape, slow, fast);
@@ -528,15 +530,18 @@ static void s6_chunk_case(check *c, const uint32_t *shape, const uint32_t *lengt
 }
 
 /* Runs of a token more and less than a chunk, none, short ones between long ones, light tokens that make a run
- * shorter; steps decay Delta from 1e-6 to 50; every kind of alignment, and shapes that only scan_s6.cu takes. */
+ * shorter; steps decay Delta from below 1e-6 to above 50; every kind of alignment, and a shape that only
+ * scan_s6.cu takes. */
 void check_cuda_s6_chunk(check *c) {
     static const uint32_t lengths[][4] = { { 64, 0, 65, 3 },  { 129, 63, 128, 0 }, { 1, 300, 2, 100 },
                                            { 97, 95, 96, 64 }, { 191, 66, 0, 140 } };
     static const uint32_t shapes[][4] = { { 2, 64, 64, 1 }, { 4, 4, 8, 2 },  { 3, 5, 3, 1 }, { 2, 12, 10, 2 },
-                                          { 1, 100, 72, 1 }, { 1, 128, 128, 1 }, { 2, 40, 24, 1 }, { 1, 132, 4, 1 } };
+                                          { 1, 100, 72, 1 }, { 1, 128, 128, 1 }, { 2, 40, 24, 1 },
+                                          { 1, 132, 4, 1 } };
     static const float decays[][2] = { { -6, 1 }, { -20, -14 }, { 2, 5 }, { -20, 5 } };
     for (size_t i = 0; i < 8 && !c->failed; i++)
-        s6_chunk_case(c, shapes[i], lengths[i % 5], i < 5 ? 4 : 2, i > 0 && i % 2 == 0, decays[i % 4][0], decays[i % 4][1]);
+        s6_chunk_case(c, shapes[i], lengths[i % 5], i < 5 ? 4 : 2, i > 0 && i % 2 == 0, decays[i % 4][0],
+                      decays[i % 4][1]);
     for (size_t i = 0; i < 4 && !c->failed; i++)
         s6_chunk_case(c, shapes[3], lengths[(i + 1) % 5], 4, i % 2 == 0, decays[i][0], decays[i][1]);
     s6_chunk_case(c, shapes[0], lengths[2], 4, false, -20, -14);

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "kernels/cuda_kernels.h"
 #include "made_model.h"
 #include "run/sampler.h"
 #include "run/session.h"
@@ -416,6 +417,34 @@ static void test_bf16_does_not_drift(void **state) {
     with_model(MADE_BRIDGE_PLAIN, SL_BF16, drifting);
 }
 
+/* A prompt in one pass, whose S6 layers take it in chunks, is as near to the CPU as one in passes too short for
+ * that; and goes on from its state as near. */
+static void long_prompt(const sl_model *model, const sl_model *twin) {
+    enum { PROMPT = 300, STEPS = 20 };
+    static int32_t tokens[PROMPT + STEPS];
+    double whole = 0, pieces = 0;
+    sequence(tokens, PROMPT + STEPS, 17);
+    sl_session *cuda = session_with(model, "cuda", 1, PROMPT, NAN, SL_ACTIVATIONS_BF16), *cpu = on_cpu(twin, 1);
+    sl_session *shorter = session_with(model, "cuda", 1, SL_S6_CHUNK - 1, NAN, SL_ACTIVATIONS_BF16);
+    sl_session *all[] = { cuda, shorter, cpu };
+    for (size_t step = 0; step <= STEPS; step++) {
+        const size_t from = step ? PROMPT + step - 1 : 0, n = step ? 1 : PROMPT;
+        for (size_t i = 0; i < 3; i++) eval(all[i], 0, tokens + from, n);
+        whole += distance(sl_slot_logits(cuda, 0), sl_slot_logits(cpu, 0)) / (STEPS + 1);
+        pieces += distance(sl_slot_logits(shorter, 0), sl_slot_logits(cpu, 0)) / (STEPS + 1);
+    }
+    print_message("%s, bf16 activations: error %.2e after a long prompt, %.2e in pieces\n", model_name, whole,
+                  pieces);
+    assert_true(whole > 0 && whole < 1.25 * pieces && whole < 0.05);
+    for (size_t i = 0; i < 3; i++) sl_session_destroy(all[i]);
+}
+static void test_long_prompts_in_bf16(void **state) {
+    (void)state;
+    with_model(MADE_BRIDGE_PLAIN, SL_BF16, long_prompt);
+    with_model(MADE_BRIDGE, SL_BF16, long_prompt);
+    with_model(MADE_BRIDGE, SL_Q4, long_prompt);
+}
+
 /* ---- drawing ------------------------------------------------------------------------------------ */
 
 static sl_sampler *sampler_of(const sl_sampler_params *params, size_t n_vocab) {
@@ -605,6 +634,7 @@ int main(void) {
         cmocka_unit_test(test_replay_equals_launches), cmocka_unit_test(test_states_move_between_devices),
         cmocka_unit_test(test_fork_mark_rewind_reset), cmocka_unit_test(test_stores_grow_under_a_captured_pass),
         cmocka_unit_test(test_damaged_states), cmocka_unit_test(test_bf16_does_not_drift),
+        cmocka_unit_test(test_long_prompts_in_bf16),
         cmocka_unit_test(test_drawing), cmocka_unit_test(test_drawing_in_ragged_batches),
     };
     return cmocka_run_group_tests(tests, set_limit, NULL);
