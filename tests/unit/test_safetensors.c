@@ -128,7 +128,7 @@ static void many_tensors(void **state) {
     strcpy(json + n, "}");
     double start = sl_os_seconds();
     assert_int_equal(parse(json, 2 * N, &st, &own, &err), SL_OK);
-    assert_true(sl_os_seconds() - start < 5);
+    assert_true(sl_os_seconds() - start < 20); /* quadratic ones take minutes; an emulated processor a second */
     assert_int_equal(st.n_tensor, N);
     sl_safetensors_close(&st);
     free(own);
