@@ -6,9 +6,9 @@
  * float64 within TOLERANCE of the largest in their head or state (sums of at most 130 products; single steps
  * have exact bounds in the harness), and half a unit of bf16 where the output is bf16.
  *
- * The chunked S6 scan is held to the same numbers (what its split operands lose is below 2^-16, 1.5e-5, of each
- * summand, and adds up at random), but to equal bits only alone against in company: another cut makes other
- * chunks. */
+ * The chunked S6 scan is held to equal bits only alone against in company: another cut makes other chunks. What its
+ * split operands lose is below 2^-16, 1.5e-5, of each summand. So its states are held to TOLERANCE too, its outputs
+ * to CANCELLED: a small head may cancel in all its channels, and the norm enlarges what is left. */
 #include "cuda_sequence.h"
 
 #include <math.h>
@@ -23,6 +23,7 @@ static void shuffle_device(check *c) { (void)c; }
 #endif
 
 #define TOLERANCE 2e-5
+#define CANCELLED 2e-4
 enum { MAX_RUN = 200, MAX_INPUT = 5, MAX_PARAM = 6 };
 
 /* ---- a case ------------------------------------------------------------------------------------- */
@@ -43,6 +44,7 @@ typedef struct batch {
     float *state, *start_state, *result, *final; /* [n_slot, state_n]; result: out of the whole batch */
     size_t state_n;
     uint32_t e, head_dim, n_state, n_group, k;
+    double tolerance;                        /* of out */
     void (*launch)(const struct batch *b, call *k);
 } batch;
 
@@ -279,12 +281,12 @@ static void four_ways(batch *b) {
 
 /* Width values of each row or slot within a tolerance of their group's largest. */
 static bool expect_near(const batch *b, const char *name, const float *got, const double *want, size_t n,
-                        size_t group, double rounding) {
+                        size_t group, double tolerance, double rounding) {
     for (size_t at = 0; at < n; at += group) {
         double largest = 0;
         for (size_t i = 0; i < group; i++) largest = fmax(largest, fabs(want[at + i]));
         for (size_t i = 0; i < group; i++) {
-            const double w = want[at + i], bound = TOLERANCE * largest + rounding * fabs(w);
+            const double w = want[at + i], bound = tolerance * largest + rounding * fabs(w);
             if (!check_near(b->c, name, at + i, got[at + i], w, bound + 0x1p-140)) return false;
         }
     }
@@ -302,8 +304,9 @@ static void expect_truth(const batch *b, truth_fn truth, size_t group) {
     for (uint32_t r = 0; r < b->n_run; r++)
         for (uint32_t t = b->start[r]; t < b->start[r + 1]; t++)
             truth(b, r, t, state + b->slot[r] * b->state_n, out + t * width);
-    expect_near(b, "out", b->result, out, b->n_row * width, group, b->act == SL_ACT_BF16 ? 0x1.01p-8 : 0);
-    if (b->state_n) expect_near(b, "state", b->final, state, n, b->state_n, 0);
+    expect_near(b, "out", b->result, out, b->n_row * width, group, b->tolerance,
+                b->act == SL_ACT_BF16 ? 0x1.01p-8 : 0);
+    if (b->state_n) expect_near(b, "state", b->final, state, n, b->state_n, TOLERANCE, 0);
     free(state), free(out);
 }
 
@@ -331,6 +334,7 @@ static batch start_case(check *c, sl_act act, uint32_t n_run, uint32_t longest, 
     batch b;
     memset(&b, 0, sizeof b);
     b.c = c, b.act = act, b.routed = routed;
+    b.tolerance = TOLERANCE;
     make_runs(&b, n_run, NULL, longest);
     return b;
 }
@@ -518,6 +522,7 @@ static void s6_chunk_case(check *c, const uint32_t *shape, const uint32_t *lengt
     make_runs(&b, n_run, length, 0);
     s6_fill(&b, shape, slow, fast);
     b.launch = launch_s6_chunk;
+    b.tolerance = CANCELLED;
     shuffle_device(c);
     all_at_once(&b);
     expect_truth(&b, truth_s6, b.head_dim);
