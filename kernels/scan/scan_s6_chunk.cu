@@ -18,8 +18,8 @@
  * states are f32. Measured in the harness against float64, decay Delta from 1e-6 to 50: the state is off by
  * 2e-6 to 5e-6 of its largest element, where the token scan is by 2e-7 to 7e-7, and y, which is rounded to
  * bf16, by the same 4e-3 at most, 3e-4 to 9e-4 in the mean square.
- * One head of five channels was seen off by 6e-5 before rounding, with other random numbers: summands that
- * cancel, enlarged by the norm, as far as it was looked into.
+ * Where a head's summands cancel the norm enlarges what is left and its error: the harness follows 2^-15 of the
+ * summands' sizes through gate and norm, and no seed has gone beyond that.
  *
  * Counted at P = N = 64, a token and head: 26 K multiply-adds on matrix units (C B^T 2.5 K and the triangle
  * 7.5 K, of which future fragments are skipped, C S 8 K, the contribution 8 K) against 12 K of the token scan
