@@ -37,6 +37,10 @@ void sl_cuda_plan_release(sl_cuda_plan *plan);
  */
 bool sl_cuda_is_plain(const sl_cuda_plan *plan, const sl_tensor *w);
 uint64_t sl_cuda_piece(const sl_cuda_plan *plan, const sl_tensor *w);
+/* Are a product's rows known to the device only, and bf16? cuBLAS would compute all rows of the batch, with
+ * those beyond the deep ones in vain; our own kernel on the matrix units does not. (In f32 ours is the
+ * slower one.) */
+bool sl_cuda_is_counted(const sl_cuda_plan *plan, const sl_node *node);
 /* Calls f for everything in host memory that the nodes read: matrices with their tensor, floats without. */
 typedef void (*sl_cuda_constant_fn)(void *arg, const void *data, uint64_t n_bytes, const sl_tensor *tensor);
 void sl_cuda_constants(const sl_graph *graph, sl_cuda_constant_fn f, void *arg);

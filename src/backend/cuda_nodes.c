@@ -206,13 +206,13 @@ static int blas_part(const sl_cuda_pass *pass, const sl_product_args *a, bool pl
     return direct ? 0 : sl_store_cuda(a, d->sums, a->n_row, d->stream);
 }
 
-/* cuBLAS wants the number of rows from the host: for a routed product that is all rows of the batch, of which
- * those beyond the deep ones are computed in vain. */
+/* Many rows: cuBLAS, if it is there and the host knows how many. */
 static int launch_linear(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_product_args a = product_args(pass, node);
     const sl_tensor *w = node->u.linear.w;
     if (a.rows.max <= SL_GEMV_ROWS) return sl_gemv_cuda(&a, stream(pass));
-    if (!pass->device->blas.product) return sl_gemm_cuda(&a, stream(pass));
+    if (!pass->device->blas.product || sl_cuda_is_counted(&pass->device->plan, node))
+        return sl_gemm_cuda(&a, stream(pass));
     const uint32_t piece = (uint32_t)sl_cuda_piece(&pass->device->plan, w);
     int e = 0;
     for (uint32_t row = 0; row < a.n_row && !e; row += piece) {

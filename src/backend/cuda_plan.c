@@ -64,6 +64,10 @@ bool sl_cuda_is_plain(const sl_cuda_plan *plan, const sl_tensor *w) {
     return w->type == (plan->act == SL_ACT_F32 ? SL_F32 : SL_BF16);
 }
 
+bool sl_cuda_is_counted(const sl_cuda_plan *plan, const sl_node *node) {
+    return plan->act == SL_ACT_BF16 && node->domain != SL_ALL && node->domain != SL_OUTPUTS;
+}
+
 uint64_t sl_cuda_piece(const sl_cuda_plan *plan, const sl_tensor *w) {
     const uint64_t rows = sl_spec_rows(&w->spec), row = (sl_spec_width(&w->spec) + 8) * sl_act_size(plan->act);
     const uint64_t piece = EXPAND_BYTES / row / 64 * 64;
@@ -83,7 +87,8 @@ static void add_scratch(const sl_cuda_plan *plan, const sl_node *node, uint64_t 
 static void find_scratch(const sl_graph *g, const sl_device_params *params, sl_cuda_plan *plan) {
     for (size_t i = 0; i < g->n_node; i++) {
         const sl_node *node = &g->nodes[i];
-        if (node->op == SL_OP_LINEAR) add_scratch(plan, node, &plan->expand_bytes, &plan->sum_floats);
+        if (node->op == SL_OP_LINEAR && !sl_cuda_is_counted(plan, node))
+            add_scratch(plan, node, &plan->expand_bytes, &plan->sum_floats);
         if (node->op == SL_OP_S6 && plan->act == SL_ACT_BF16) {
             const sl_s6 *p = &node->u.s6;
             const uint64_t floats = sl_s6_scratch_cuda((uint32_t)params->n_batch, (uint32_t)p->e,
