@@ -300,6 +300,13 @@ class Terminal(Case):
                 except OSError:
                     self.fail(f"{text!r} did not come before the end: {self.data[-500:]!r}")
 
+    def expect_answer(self):
+        """Waits until something stands below the line that was sent: only then is there an answer to end."""
+        self.expect(b"\n")
+        while not self.data.partition(b"\n")[2]:
+            self.assertTrue(select.select([self.master], [], [], 20)[0], "no answer came")
+            self.data += os.read(self.master, 65536)
+
     def leave(self, code):
         os.write(self.master, b"\x04")
         end = time.monotonic() + 20
@@ -313,7 +320,7 @@ class Terminal(Case):
 
     def test_conversation(self):
         self.send(b"the firsts\x7f\r")          # a question, corrected
-        time.sleep(0.5)
+        self.expect_answer()
         self.send(b"\x03")                      # ends the answer only
         self.expect(b"> ")
         self.send(b"/sta\t\r")                  # completed
