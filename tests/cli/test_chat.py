@@ -322,7 +322,7 @@ class Terminal(Case):
         self.send(b"the firsts\x7f\r")          # a question, corrected
         self.expect_answer()
         self.send(b"\x03")                      # ends the answer only
-        self.expect(b"> ")
+        self.expect(b"\r\n> ")                  # what is left of the answer may hold a "> "
         self.send(b"/sta\t\r")                  # completed
         self.expect(b"in 1 turns")
         self.expect(b"> ")
