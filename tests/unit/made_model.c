@@ -37,7 +37,7 @@ static void put_text(sl_meta *meta, const char *key, const char *value) {
 
 static void describe_bridge(sl_meta *meta, bool plain) {
     static const char *const types[] = { "s6", "s6", "s4d", "s6" };
-    static const int64_t routed[] = { 1, 3 };
+    static const int64_t routed[] = { 1, 3 }, yes = 1;
     put_text(meta, "model_type", "bridge");
     put(meta, "inner_size", 48);
     put(meta, "head_dim", 12);
@@ -46,7 +46,9 @@ static void describe_bridge(sl_meta *meta, bool plain) {
     put(meta, "conv_kernel", 3);
     put(meta, "gate_block", 8);
     assert_int_equal(sl_meta_add(meta, "ssm_type", SL_META_STRING, true, types, 4, NULL), SL_OK);
-    if (!plain) assert_int_equal(sl_meta_add(meta, "routed_layers", SL_META_INT, true, routed, 2, NULL), SL_OK);
+    if (plain) return;
+    assert_int_equal(sl_meta_add(meta, "shift_keys", SL_META_BOOL, false, &yes, 1, NULL), SL_OK);
+    assert_int_equal(sl_meta_add(meta, "routed_layers", SL_META_INT, true, routed, 2, NULL), SL_OK);
 }
 
 static sl_model *make(made_kind kind, size_t n_vocab, sl_type type, sl_tensor_init init, void *arg) {

@@ -137,8 +137,8 @@ class TrainBridge(reference_bridge.Bridge):
 
         Without biases, the gate silu(g) and the product of B and C have random signs: what a layer copies out of its
         state averages to nothing, and so does the gradient that would teach it to. One channel of the residual stream
-        therefore holds a constant, which opens the gates and makes B C positive on average, as a bias would. D starts
-        small, the memory of the heads in one layer reaches from about 10 to about 300 tokens.
+        therefore holds a constant, which opens the gates and makes B C positive on average, as a bias would; p and q
+        likewise. D starts small, the memory of the heads in one layer reaches from about 100 to about 2,000 tokens.
         """
         super().initialize(seed)
         c, e = self.config, self.config.inner_size
