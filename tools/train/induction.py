@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """How soon a small model learns to copy from its context: rows that say everything twice.
 
-With --data FOLDER passages of 64 tokens of text, else 20 random ones of 64 pieces. Prints the loss on each half; the
-second can be lower only by reading the first out of the state or by attention. A change of Bridge's design or initial
-weights shows here within minutes, in text after millions of tokens. Text is the harder test: random pieces have no
-grammar to learn first, and Bridge copies them with keys of either kind.
+With --data FOLDER passages of text, 1,024 tokens a step in all, else 20 random ones of 64 pieces. Prints the loss on
+each half; the second can be lower only by reading the first out of the state or by attention. A change of Bridge's
+design or initial weights shows here within minutes, in text after millions of tokens. Text is the harder test: random
+pieces have no grammar to learn first, and Bridge copies them with keys of either kind.
 """
 import argparse
 from pathlib import Path
@@ -22,11 +22,13 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", choices=["bridge", "transformer"])
     parser.add_argument("--data", type=Path, help="token files of tokenizer.py")
+    parser.add_argument("--passage", type=int, default=64, help="tokens of text said twice; the longer, the harder")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--closed", action="store_true", help="Bridge without its constant")
     parser.add_argument("--unshifted", action="store_true", help="Bridge with keys of the token itself")
+    parser.add_argument("--apart", action="store_true", help="Bridge with B and C drawn apart, not equal at the start")
     return parser.parse_args()
 
 
@@ -35,7 +37,7 @@ def passages(args):
     text = data.Rows(args.data) if args.data else None
     step = 0
     while True:
-        yield text.batch(step, 16, 64, False)[0] if text else torch.randint(PIECES, (32, 20))
+        yield text.batch(step, 1024 // args.passage, args.passage, False)[0] if text else torch.randint(PIECES, (32, 20))
         step += 1
 
 
@@ -49,6 +51,11 @@ def make(args):
     if args.closed:
         for w in model.model.layers:
             getattr(w.ssm, "in").weight.data[:, 0] = 0
+    if args.apart:
+        for w in model.model.layers:
+            e, width = model.config.inner_size, model.config.n_groups * model.config.state_size
+            queries = getattr(w.ssm, "in").weight.data[2 * e + width:2 * e + 2 * width]
+            queries.copy_(queries[torch.randperm(width)])
     return model
 
 

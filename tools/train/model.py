@@ -19,9 +19,10 @@ from optim import SLOW  # noqa: E402
 
 VOCAB = 4096
 CONSTANT, SPREAD = 1.2, 0.08  # channel 0 of Bridge's residual stream; standard deviation of its embedding
+KEY_GAIN = 4  # size of B's and C's first rows: a match must stand out of some hundred tokens in between
 TOKENS = {"bos_token_id": 0, "eos_token_id": [0, 2]}
-# A group of B and C for each head: one pattern of reading for a whole layer is too little for text.
-BRIDGE = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=6, head_dim=64, state_size=64, n_groups=4,
+# 128 state columns, keys for two heads each: the wider a key, the farther back it is found (docs/results.md).
+BRIDGE = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=6, head_dim=64, state_size=128, n_groups=2,
               intermediate_size=384, routed_layers=[1, 2, 3, 4], shift_keys=True, tie_word_embeddings=True, **TOKENS)
 # Eight layers, and a width of the MLP that brings the parameter count within 0.5 % of Bridge's.
 TRANSFORMER = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=4,
@@ -126,19 +127,26 @@ class Twin(nn.Module):
 
 class TrainBridge(reference_bridge.Bridge):
     TARGET, LOAD_WEIGHT, TWIN_WEIGHT = 0.5, 0.1, 0.1
+    DIAL = 0.2, 0.9  # thresholds that half of the steps are drawn from, late in training
 
-    def __init__(self, config, twin=True):
+    def __init__(self, config, twin=True, dial_from=math.inf):
+        """dial_from: progress from which on other thresholds are trained too."""
         super().__init__(config)
+        self.dial_from = dial_from
         self.twin = [Twin(config)] if twin else []  # a list: kept out of state_dict(), thus out of weight files
 
     @torch.no_grad()
     def initialize(self, seed=0):
         """The reference's initial weights, but for what lets the state be read from the start.
 
-        Without biases, the gate silu(g) and the product of B and C have random signs: what a layer copies out of its
-        state averages to nothing, and so does the gradient that would teach it to. One channel of the residual stream
-        therefore holds a constant, which opens the gates and makes B C positive on average, as a bias would; p and q
-        likewise. D starts small, the memory of the heads in one layer reaches from about 100 to about 2,000 tokens.
+        A token is written under B of the token before it and found by C of the present one: C starts equal to B, so
+        that equal tokens match from the first step. Drawn apart, the two have to find one another before anything can
+        be copied, and hardly do (docs/results.md).
+
+        Without biases the gate silu(g) has a random sign: what a layer copies out of its state averages to nothing, and
+        so does the gradient that would teach it to. One channel of the residual stream therefore holds a constant,
+        which opens the gates as a bias would; p and q likewise. D starts small, the memory of the heads in one layer
+        reaches from about 200 to about 2,000 tokens.
         """
         super().initialize(seed)
         c, e = self.config, self.config.inner_size
@@ -150,9 +158,12 @@ class TrainBridge(reference_bridge.Bridge):
             w.conv.norm.weight.fill_(0.5)
             inner = getattr(w.ssm, "in").weight
             inner[:e, 0] = 1.5 / seen
-            inner[2 * e:2 * e + 2 * c.n_groups * c.state_size, 0] = 0.1 / seen
+            keys, queries = inner[2 * e:2 * e + 2 * c.n_groups * c.state_size].chunk(2)
+            keys.mul_(KEY_GAIN)
+            keys[:, 0] = 0
+            queries.copy_(keys)
             w.ssm.A_log.uniform_(0.07, 0.14).log_()
-            step = torch.exp(torch.linspace(math.log(0.005), math.log(0.1), c.heads))
+            step = torch.exp(torch.linspace(math.log(0.005), math.log(0.05), c.heads))
             w.ssm.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))
             w.ssm.D.fill_(0.1)
         self.constrain()
@@ -194,7 +205,11 @@ class TrainBridge(reference_bridge.Bridge):
 
     def losses(self, tokens, targets, progress=1.0):
         ramp, load_weight = self.schedule(progress)
-        f = self.features(tokens, ramp)
+        tau = None
+        if self.training and progress >= self.dial_from and torch.rand(()) < 0.5:
+            # Another place of the dial, where no share is asked for.
+            tau, load_weight = float(torch.empty(()).uniform_(*self.DIAL)), 0.0
+        f = self.features(tokens, ramp, tau)
         out = {"loss": ops.HeadLoss.apply(f["features"], self.head_weight.bfloat16(), targets.reshape(-1)),
                "deep": f["deep"], "extra": load_weight * f["load"]}
         if self.twin and self.training:
@@ -273,9 +288,9 @@ class TrainBridge(reference_bridge.Bridge):
         return x + y if where is None else x.index_add(0, where, y)
 
 
-def build(name, twin=True):
+def build(name, twin=True, dial_from=math.inf):
     if name == "bridge":
-        return TrainBridge(reference_bridge.Config(**BRIDGE), twin)
+        return TrainBridge(reference_bridge.Config(**BRIDGE), twin, dial_from)
     return TrainTransformer(reference_transformer.Config(**TRANSFORMER))
 
 
