@@ -127,12 +127,9 @@ class Twin(nn.Module):
 
 class TrainBridge(reference_bridge.Bridge):
     TARGET, LOAD_WEIGHT, TWIN_WEIGHT = 0.5, 0.1, 0.1
-    DIAL = 0.2, 0.9  # thresholds that half of the steps are drawn from, late in training
 
-    def __init__(self, config, twin=True, dial_from=math.inf):
-        """dial_from: progress from which on other thresholds are trained too."""
+    def __init__(self, config, twin=True):
         super().__init__(config)
-        self.dial_from = dial_from
         self.twin = [Twin(config)] if twin else []  # a list: kept out of state_dict(), thus out of weight files
 
     @torch.no_grad()
@@ -205,11 +202,7 @@ class TrainBridge(reference_bridge.Bridge):
 
     def losses(self, tokens, targets, progress=1.0):
         ramp, load_weight = self.schedule(progress)
-        tau = None
-        if self.training and progress >= self.dial_from and torch.rand(()) < 0.5:
-            # Another place of the dial, where no share is asked for.
-            tau, load_weight = float(torch.empty(()).uniform_(*self.DIAL)), 0.0
-        f = self.features(tokens, ramp, tau)
+        f = self.features(tokens, ramp)
         out = {"loss": ops.HeadLoss.apply(f["features"], self.head_weight.bfloat16(), targets.reshape(-1)),
                "deep": f["deep"], "extra": load_weight * f["load"]}
         if self.twin and self.training:
@@ -288,9 +281,9 @@ class TrainBridge(reference_bridge.Bridge):
         return x + y if where is None else x.index_add(0, where, y)
 
 
-def build(name, twin=True, dial_from=math.inf):
+def build(name, twin=True):
     if name == "bridge":
-        return TrainBridge(reference_bridge.Config(**BRIDGE), twin, dial_from)
+        return TrainBridge(reference_bridge.Config(**BRIDGE), twin)
     return TrainTransformer(reference_transformer.Config(**TRANSFORMER))
 
 

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Draws the curves of docs/results.md from logs of train.py and results of evaluate.py: PNGs, and curves.json."""
+"""Draws the curves of docs/results.md from logs of train.py and results of evaluate.py: PNGs, and curves.json.
+
+Curves of names that are in OUT/curves.json and not given again are drawn from there."""
 import argparse
 import json
 from pathlib import Path
@@ -42,9 +44,11 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    curves = {name: curve(path) for name, path in (a.split("=") for a in args.log)}
+    kept = args.out / "curves.json"
+    curves = json.loads(kept.read_text()) if kept.exists() else {}
+    curves.update({name: curve(path) for name, path in (a.split("=") for a in args.log)})
     results = {name: json.loads(Path(path).read_text()) for name, path in (a.split("=") for a in args.eval)}
-    (args.out / "curves.json").write_text(json.dumps(curves) + "\n")
+    kept.write_text(json.dumps(curves) + "\n")
     for axes in figure(args.out / "loss.png", "tokens seen, millions"):
         for name, c in curves.items():
             axes.plot([p["tokens"] / 1e6 for p in c["train"]], [p["loss"] for p in c["train"]], label=name)

@@ -115,8 +115,6 @@ def arguments():
     parser.add_argument("--decay-share", type=float, default=0.25)
     parser.add_argument("--cool-from", type=int, default=0, help="step at which the rate falls, before the decay's mix of text")
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="adamw")
-    parser.add_argument("--dial-from", type=float, default=float("inf"),
-                        help="Bridge: train other routing thresholds too, from this share of --tokens on")
     parser.add_argument("--no-twin", action="store_true", help="Bridge without its training-only twin")
     parser.add_argument("--save-every", type=int, default=50)
     parser.add_argument("--validate-every", type=int, default=250)
@@ -134,7 +132,7 @@ def main():
     team = Team(args)
     schedule = Schedule(args, team)
     torch.manual_seed(1)
-    model = models.build(args.model, not args.no_twin, args.dial_from).initialize(1)
+    model = models.build(args.model, not args.no_twin).initialize(1)
     optimizer, rows = Optimizer(model, args.optimizer == "muon"), data.Rows(args.data)
     last = args.run / "last.pt"
     step = resume(last, model, optimizer, rows) if last.exists() else 0
