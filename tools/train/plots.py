@@ -17,7 +17,7 @@ def curve(path, window=25):
     """Training loss as means over windows, and every validation."""
     records = {r["step"]: r for r in map(json.loads, open(path))}  # a resumed run repeats steps: the last counts
     records = [records[s] for s in sorted(records)]
-    chunks = [records[i:i + window] for i in range(0, len(records), window)]
+    chunks = [records[i:i + window] for i in range(0, len(records) - window // 2, window)]
     mean = lambda c, key: float(np.mean([r[key] for r in c]))
     train = [{"tokens": c[-1]["tokens"], "loss": round(mean(c, "loss"), 4), "lr": c[-1]["lr"],
               "deep": np.mean([r["deep"] for r in c], 0).round(3).tolist()} for c in chunks]
@@ -50,18 +50,13 @@ def main():
     results = {name: json.loads(Path(path).read_text()) for name, path in (a.split("=") for a in args.eval)}
     kept.write_text(json.dumps(curves) + "\n")
     for axes in figure(args.out / "loss.png", "tokens seen, millions"):
+        axes.set_ylim(2.8, 5)  # what comes before is the same for all
         for name, c in curves.items():
             axes.plot([p["tokens"] / 1e6 for p in c["train"]], [p["loss"] for p in c["train"]], label=name)
     for axes in figure(args.out / "position.png", "position in the row"):
         axes.set_xscale("log", base=2)
         for name, r in results.items():
             axes.plot([p["to"] for p in r["by_position"]], [p["loss"] for p in r["by_position"]], "o-", label=name)
-    for name, r in results.items():
-        if "dial" in r:
-            for axes in figure(args.out / "dial.png", "deep share of the routed layers"):
-                axes.plot([p["deep"] for p in r["dial"]], [p["loss"] for p in r["dial"]], "o-", label=name)
-                for p in r["dial"]:
-                    axes.annotate(f"τ {p['tau']}", (p["deep"], p["loss"]), textcoords="offset points", xytext=(4, 5), fontsize=8)
 
 
 if __name__ == "__main__":
