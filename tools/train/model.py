@@ -138,7 +138,7 @@ class TrainBridge(reference_bridge.Bridge):
 
         A token is written under B of the token before it and found by C of the present one: C starts equal to B, so
         that equal tokens match from the first step. Drawn apart, the two have to find one another before anything can
-        be copied, and hardly do (docs/results.md).
+        be copied (docs/results.md).
 
         Without biases the gate silu(g) has a random sign: what a layer copies out of its state averages to nothing, and
         so does the gradient that would teach it to. One channel of the residual stream therefore holds a constant,
