@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Turns a training checkpoint into a model folder: config.json, model.safetensors (f32), tokenizer and hints.
 
-The training-only twin stays behind. For Bridge the hints name the threshold as the dial that it is.
+The training-only twin stays behind, the lens of the keys is folded into the weights. For Bridge the hints name the
+threshold as the dial that it is.
 """
 import argparse
 import json
@@ -26,6 +27,9 @@ def main():
     model = models.build(args.model, twin=False)
     state = torch.load(args.checkpoint, weights_only=False)
     model.load_state_dict(state["model"])
+    if model.lens:
+        model.lens.load_state_dict(state["lens"])
+        model.fold()
     model.save(args.out)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(args.data / name, args.out / name)

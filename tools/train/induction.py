@@ -29,6 +29,7 @@ def arguments():
     parser.add_argument("--closed", action="store_true", help="Bridge without its constant")
     parser.add_argument("--unshifted", action="store_true", help="Bridge with keys of the token itself")
     parser.add_argument("--apart", action="store_true", help="Bridge with B and C drawn apart, not equal at the start")
+    parser.add_argument("--plain", action="store_true", help="Bridge with B and C that read u without a lens")
     return parser.parse_args()
 
 
@@ -53,9 +54,8 @@ def make(args):
             getattr(w.ssm, "in").weight.data[:, 0] = 0
     if args.apart:
         for w in model.model.layers:
-            e, width = model.config.inner_size, model.config.n_groups * model.config.state_size
-            queries = getattr(w.ssm, "in").weight.data[2 * e + width:2 * e + 2 * width]
-            queries.copy_(queries[torch.randperm(width)])
+            queries = getattr(w.ssm, "in").weight.data[model.keys].chunk(2)[1]
+            queries.copy_(queries[torch.randperm(len(queries))])
     return model
 
 
@@ -79,6 +79,8 @@ def main():
         loss = model.losses(row[:, :-1].contiguous(), row[:, 1:].contiguous(), 0.0)["loss"]
         loss.backward()
         optimizer.step(args.lr * min(1.0, step / 40))
+        if not args.plain:
+            model.refresh(step - 1, lambda moments: None)
         model.constrain()
         if step % 25 == 0:
             first, again = halves(model, row)

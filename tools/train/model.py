@@ -21,8 +21,8 @@ VOCAB = 4096
 CONSTANT, SPREAD = 1.2, 0.08  # channel 0 of Bridge's residual stream; standard deviation of its embedding
 KEY_GAIN = 4  # size of B's and C's first rows: a match must stand out of some hundred tokens in between
 TOKENS = {"bos_token_id": 0, "eos_token_id": [0, 2]}
-# 128 state columns, keys for two heads each: the wider a key, the farther back it is found (docs/results.md).
-BRIDGE = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=6, head_dim=64, state_size=128, n_groups=2,
+# 256 state columns, keys for all heads of a layer: the wider a key, the farther back it is found (docs/results.md).
+BRIDGE = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=6, head_dim=64, state_size=256, n_groups=1,
               intermediate_size=384, routed_layers=[1, 2, 3, 4], shift_keys=True, tie_word_embeddings=True, **TOKENS)
 # Eight layers, and a width of the MLP that brings the parameter count within 0.5 % of Bridge's.
 TRANSFORMER = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=4,
@@ -62,8 +62,13 @@ class TrainTransformer(reference_transformer.Transformer):
     def rotary(self, length):
         return reference_transformer.rotary(length, self.config.head_dim, self.config.rope_theta, torch.float32)
 
+    lens = None
+
     def training_only(self):
         return []
+
+    def refresh(self, step, average):
+        pass
 
     def constrain(self):
         pass
@@ -125,12 +130,63 @@ class Twin(nn.Module):
         return match, head
 
 
+class Lens:
+    """What B and C of each layer read u through while the model is trained: a matrix [d, d] that takes out the mean of
+    u, with the help of the constant channel, and damps the directions in which most tokens vary together. `fold` puts it
+    into W_ssm, so weight files know nothing of it.
+
+    Two tokens match by B C. Behind the first layer u of any two tokens have much in common, so that keys which read it
+    plainly match everything with everything, and nothing is ever found there (docs/results.md).
+    """
+
+    EVERY, KEEP, RIDGE = 10, 0.8, 1.0  # steps; share of the moments' past; of the mean variance, damps what is above
+
+    def __init__(self):
+        self.moments, self.matrices, self.seen, self.due = {}, {}, {}, True
+
+    def apply(self, i, rows):
+        return rows @ self.matrices[i] if i in self.matrices else rows
+
+    @torch.no_grad()
+    def watch(self, i, u):
+        """Second moments of u [n, d], and below them its mean."""
+        if self.due:
+            u = u.float()
+            self.seen[i] = torch.cat([u.T @ u / len(u), u.mean(0)[None]])
+
+    @torch.no_grad()
+    def refresh(self, step, average):
+        """After each step's backward pass; average makes the moments of several processes one."""
+        if self.due and self.seen:
+            average(list(self.seen.values()))
+            for i, seen in self.seen.items():
+                self.moments[i] = self.moments[i].lerp(seen, 1 - self.KEEP) if i in self.moments else seen
+                self.matrices[i] = self.matrix(self.moments[i].double()).float()
+        self.seen, self.due = {}, (step + 1) % self.EVERY == 0
+
+    def matrix(self, moments):
+        """P (1 - mean e_0^T / mean_0): without the mean, and P^2 = (covariance / its mean variance + RIDGE)^-1."""
+        second, mean = moments[:-1], moments[-1]
+        centre = torch.eye(len(mean), dtype=mean.dtype)
+        centre[:, 0] -= mean / mean[0]
+        sizes, directions = torch.linalg.eigh(centre @ second @ centre.T)
+        sizes = sizes.clamp(min=0)
+        return directions * (sizes / sizes.mean() + self.RIDGE).rsqrt() @ directions.T @ centre
+
+    def state_dict(self):
+        return {"moments": self.moments, "matrices": self.matrices, "due": self.due}
+
+    def load_state_dict(self, state):
+        self.moments, self.matrices, self.due = state["moments"], state["matrices"], state["due"]
+
+
 class TrainBridge(reference_bridge.Bridge):
     TARGET, LOAD_WEIGHT, TWIN_WEIGHT = 0.5, 0.1, 0.1
 
     def __init__(self, config, twin=True):
         super().__init__(config)
         self.twin = [Twin(config)] if twin else []  # a list: kept out of state_dict(), thus out of weight files
+        self.lens = Lens()
 
     @torch.no_grad()
     def initialize(self, seed=0):
@@ -155,7 +211,7 @@ class TrainBridge(reference_bridge.Bridge):
             w.conv.norm.weight.fill_(0.5)
             inner = getattr(w.ssm, "in").weight
             inner[:e, 0] = 1.5 / seen
-            keys, queries = inner[2 * e:2 * e + 2 * c.n_groups * c.state_size].chunk(2)
+            keys, queries = inner[self.keys].chunk(2)
             keys.mul_(KEY_GAIN)
             keys[:, 0] = 0
             queries.copy_(keys)
@@ -176,6 +232,23 @@ class TrainBridge(reference_bridge.Bridge):
         for w in self.model.layers:
             w.out.weight[0] = 0
             w.mlp.down.weight[0] = 0
+
+    def refresh(self, step, average):
+        self.lens.refresh(step, average)
+
+    @property
+    def keys(self):
+        """The rows of W_ssm that make B and C, a slice."""
+        e, width = self.config.inner_size, self.config.n_groups * self.config.state_size
+        return slice(2 * e, 2 * e + 2 * width)
+
+    @torch.no_grad()
+    def fold(self):
+        """Keys that read u plainly again: for weight files."""
+        for i, w in enumerate(self.model.layers):
+            rows = getattr(w.ssm, "in").weight[self.keys]
+            rows.copy_(self.lens.apply(i, rows))
+        self.lens = Lens()
 
     def training_only(self):
         return [p for twin in self.twin for p in twin.parameters()]
@@ -222,7 +295,7 @@ class TrainBridge(reference_bridge.Bridge):
                 # The hard share, with the gradient of the mean of pi.
                 load = load + (share + pi_mean - pi_mean.detach() - self.TARGET).square()
                 shares.append(share)
-            x, h = self.mixer(w, x, u, rho, where, tokens.shape)
+            x, h = self.mixer(i, w, x, u, rho, where, tokens.shape)
             x = self.deep_mlp(w, x, rho, where)
         return {"features": ops.Norm.apply(x, self.model.norm.weight, c.rms_norm_eps), "deep": shares, "load": load, "h": h}
 
@@ -242,7 +315,7 @@ class TrainBridge(reference_bridge.Bridge):
             return rho, None, 1.0, pi_mean
         return rho[where], where, len(where) / n, pi_mean
 
-    def mixer(self, w, x, u, rho, where, shape):
+    def mixer(self, i, w, x, u, rho, where, shape):
         c = self.config
         rows, length = shape
         dense = lambda y: y.view(rows, length, -1)
@@ -250,18 +323,25 @@ class TrainBridge(reference_bridge.Bridge):
         p, q, v = F.linear(u, wp), F.linear(u, wq), F.linear(u, wv)
         kernel = w.conv.kernel.weight[:, 0].T.contiguous()
         s = ops.Convolution.apply(dense(p), dense(v), kernel, w.conv.kernel.bias, w.conv.norm.weight, c.head_dim, c.rms_norm_eps)
-        m = self.deep_ssm(w.ssm, u, s, rho, where, shape)
+        m = self.deep_ssm(i, w.ssm, u, s, rho, where, shape)
         o, h = ops.BridgeMix.apply(s, bridge_gates(w.bridge, s), dense(q), dense(m), bridge_params(w.bridge))
         return x + linear(o.flatten(0, 1), w.out.weight), h
 
-    def deep_ssm(self, w, u, s, rho, where, shape):
+    def deep_ssm(self, i, w, u, s, rho, where, shape):
         n = u.shape[0]
         places = torch.arange(n) if where is None else where
         pick = lambda x: x if where is None else x[where]
         first = torch.searchsorted(places, torch.arange(shape[0] + 1) * shape[1])
-        projected = self.project(getattr(w, "in").weight.bfloat16(), u, pick, shape)
+        projected = self.project(self.ssm_weight(i, w, u).bfloat16(), u, pick, shape)
         return ops.S6.apply(projected, s.flatten(0, 1), rho, places, first, w.A_log.exp(), w.dt_bias, w.D, w.norm.weight,
                             self.config.n_groups, self.config.rms_norm_eps)
+
+    def ssm_weight(self, i, w, u):
+        """W_ssm with the layer's lens in it."""
+        weight, keys = getattr(w, "in").weight, self.keys
+        if self.training:
+            self.lens.watch(i, u)
+        return torch.cat([weight[:keys.start], self.lens.apply(i, weight[keys]), weight[keys.stop:]])
 
     def project(self, weight, u, pick, shape):
         """W_ssm u of the deep tokens; with shifted keys the rows of B read u of the token before."""
@@ -269,7 +349,7 @@ class TrainBridge(reference_bridge.Bridge):
         if not c.shift_keys:
             return F.linear(deep, weight)
         before = F.pad(u.view(*shape, -1), (0, 0, 1, 0))[:, :-1].reshape(u.shape)
-        keys = slice(2 * c.inner_size, 2 * c.inner_size + c.n_groups * c.state_size)
+        keys = slice(self.keys.start, self.keys.start + c.n_groups * c.state_size)
         parts = [(deep, weight[:keys.start]), (pick(before), weight[keys]), (deep, weight[keys.stop:])]
         return torch.cat([F.linear(x, part) for x, part in parts], 1)
 
@@ -317,6 +397,20 @@ def check(name):
     return worst
 
 
+@torch.no_grad()
+def check_lens():
+    """Folded into the weights a lens changes no loss, and through it the keys' input has no mean."""
+    model, tokens = build("bridge", twin=False).initialize(1), torch.randint(VOCAB, (2, 201))
+    loss = lambda: model.losses(tokens[:, :-1], tokens[:, 1:])["loss"].item()
+    plain = loss()
+    model.refresh(0, lambda moments: None)
+    mean = max(float((lens @ model.lens.moments[i][-1]).abs().max()) for i, lens in model.lens.matrices.items())
+    seen = loss()
+    model.fold()
+    print(f"lens: loss {plain:.4f} without, {seen:.4f} with, {loss():.4f} folded; mean of the keys' input {mean:.1e}")
+    return abs(seen - loss()) > 1e-3 or mean > 1e-3 or abs(seen - plain) < 1e-4
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
-    sys.exit(max(check("bridge"), check("transformer")) > 0.2)
+    sys.exit(max(check("bridge"), check("transformer")) > 0.2 or check_lens())

@@ -73,7 +73,8 @@ class Schedule:
 
 def save(path, model, optimizer, rows, step):
     twin = [t.state_dict() for t in getattr(model, "twin", [])]
-    state = {"step": step, "model": model.state_dict(), "twin": twin, "optimizer": optimizer.state_dict(),
+    lens = model.lens.state_dict() if model.lens else None
+    state = {"step": step, "model": model.state_dict(), "twin": twin, "lens": lens, "optimizer": optimizer.state_dict(),
              "rows": rows.state(), "random": torch.get_rng_state()}
     torch.save(state, f"{path}.part")
     os.replace(f"{path}.part", path)
@@ -84,6 +85,8 @@ def resume(path, model, optimizer, rows):
     model.load_state_dict(state["model"])
     for twin, saved in zip(getattr(model, "twin", []), state["twin"]):
         twin.load_state_dict(saved)
+    if model.lens:
+        model.lens.load_state_dict(state["lens"])
     optimizer.load_state_dict(state["optimizer"])
     rows.restore(state["rows"])
     torch.set_rng_state(state["random"])
@@ -151,6 +154,7 @@ def main():
         team.average([p.grad for p in optimizer.params] + [out["loss"].detach()])
         lr = schedule.lr(step)
         norm = optimizer.step(lr)
+        model.refresh(step, team.average)
         model.constrain()
         step += 1
         now = time.time()
