@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Turns a training checkpoint into a model folder: config.json, model.safetensors (f32), tokenizer and hints.
 
-The training-only twin stays behind, the lens of the keys is folded into the weights. For Bridge the hints name the
+The training-only twin stays behind, a lens of the keys is folded into the weights. For Bridge the hints name the
 threshold as the dial that it is.
 """
 import argparse
@@ -24,8 +24,8 @@ def main():
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    model = models.build(args.model, twin=False)
     state = torch.load(args.checkpoint, weights_only=False)
+    model = models.build(args.model, twin=False, lens=bool(state.get("lens")))
     model.load_state_dict(state["model"])
     if model.lens:
         model.lens.load_state_dict(state["lens"])

@@ -21,8 +21,8 @@ VOCAB = 4096
 CONSTANT, SPREAD = 1.2, 0.08  # channel 0 of Bridge's residual stream; standard deviation of its embedding
 KEY_GAIN = 4  # size of B's and C's first rows: a match must stand out of some hundred tokens in between
 TOKENS = {"bos_token_id": 0, "eos_token_id": [0, 2]}
-# 256 state columns, keys for all heads of a layer: the wider a key, the farther back it is found (docs/results.md).
-BRIDGE = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=6, head_dim=64, state_size=256, n_groups=1,
+# 128 state columns, keys for two heads each: the wider a key, the farther back it is found (docs/results.md).
+BRIDGE = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=6, head_dim=64, state_size=128, n_groups=2,
               intermediate_size=384, routed_layers=[1, 2, 3, 4], shift_keys=True, tie_word_embeddings=True, **TOKENS)
 # Eight layers, and a width of the MLP that brings the parameter count within 0.5 % of Bridge's.
 TRANSFORMER = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=4,
@@ -133,7 +133,7 @@ class Twin(nn.Module):
 class Lens:
     """What B and C of each layer read u through while the model is trained: a matrix [d, d] that takes out the mean of
     u, with the help of the constant channel, and damps the directions in which most tokens vary together. `fold` puts it
-    into W_ssm, so weight files know nothing of it.
+    into W_ssm, so weight files know nothing of it. Not in the shipped run: with it more is copied, to no gain yet.
 
     Two tokens match by B C. Behind the first layer u of any two tokens have much in common, so that keys which read it
     plainly match everything with everything, and nothing is ever found there (docs/results.md).
@@ -144,12 +144,15 @@ class Lens:
     def __init__(self):
         self.moments, self.matrices, self.seen, self.due = {}, {}, {}, True
 
-    def apply(self, i, rows):
-        return rows @ self.matrices[i] if i in self.matrices else rows
+    def apply(self, i, weight, keys):
+        """The weight with its rows keys (a slice) read through layer i's matrix."""
+        if i not in self.matrices:
+            return weight
+        return torch.cat([weight[:keys.start], weight[keys] @ self.matrices[i], weight[keys.stop:]])
 
     @torch.no_grad()
     def watch(self, i, u):
-        """Second moments of u [n, d], and below them its mean."""
+        """Keeps the second moments of u [n, d], and below them its mean."""
         if self.due:
             u = u.float()
             self.seen[i] = torch.cat([u.T @ u / len(u), u.mean(0)[None]])
@@ -183,10 +186,10 @@ class Lens:
 class TrainBridge(reference_bridge.Bridge):
     TARGET, LOAD_WEIGHT, TWIN_WEIGHT = 0.5, 0.1, 0.1
 
-    def __init__(self, config, twin=True):
+    def __init__(self, config, twin=True, lens=False):
         super().__init__(config)
         self.twin = [Twin(config)] if twin else []  # a list: kept out of state_dict(), thus out of weight files
-        self.lens = Lens()
+        self.lens = Lens() if lens else None
 
     @torch.no_grad()
     def initialize(self, seed=0):
@@ -234,7 +237,8 @@ class TrainBridge(reference_bridge.Bridge):
             w.mlp.down.weight[0] = 0
 
     def refresh(self, step, average):
-        self.lens.refresh(step, average)
+        if self.lens:
+            self.lens.refresh(step, average)
 
     @property
     def keys(self):
@@ -246,9 +250,9 @@ class TrainBridge(reference_bridge.Bridge):
     def fold(self):
         """Keys that read u plainly again: for weight files."""
         for i, w in enumerate(self.model.layers):
-            rows = getattr(w.ssm, "in").weight[self.keys]
-            rows.copy_(self.lens.apply(i, rows))
-        self.lens = Lens()
+            weight = getattr(w.ssm, "in").weight
+            weight.copy_(self.lens.apply(i, weight, self.keys))
+        self.lens = None
 
     def training_only(self):
         return [p for twin in self.twin for p in twin.parameters()]
@@ -337,11 +341,11 @@ class TrainBridge(reference_bridge.Bridge):
                             self.config.n_groups, self.config.rms_norm_eps)
 
     def ssm_weight(self, i, w, u):
-        """W_ssm with the layer's lens in it."""
-        weight, keys = getattr(w, "in").weight, self.keys
-        if self.training:
+        """W_ssm, with the layer's lens in it if there is one."""
+        weight = getattr(w, "in").weight
+        if self.lens and self.training:
             self.lens.watch(i, u)
-        return torch.cat([weight[:keys.start], self.lens.apply(i, weight[keys]), weight[keys.stop:]])
+        return self.lens.apply(i, weight, self.keys) if self.lens else weight
 
     def project(self, weight, u, pick, shape):
         """W_ssm u of the deep tokens; with shifted keys the rows of B read u of the token before."""
@@ -361,9 +365,9 @@ class TrainBridge(reference_bridge.Bridge):
         return x + y if where is None else x.index_add(0, where, y)
 
 
-def build(name, twin=True):
+def build(name, twin=True, lens=False):
     if name == "bridge":
-        return TrainBridge(reference_bridge.Config(**BRIDGE), twin)
+        return TrainBridge(reference_bridge.Config(**BRIDGE), twin, lens)
     return TrainTransformer(reference_transformer.Config(**TRANSFORMER))
 
 
@@ -400,7 +404,7 @@ def check(name):
 @torch.no_grad()
 def check_lens():
     """Folded into the weights a lens changes no loss, and through it the keys' input has no mean."""
-    model, tokens = build("bridge", twin=False).initialize(1), torch.randint(VOCAB, (2, 201))
+    model, tokens = build("bridge", twin=False, lens=True).initialize(1), torch.randint(VOCAB, (2, 201))
     loss = lambda: model.losses(tokens[:, :-1], tokens[:, 1:])["loss"].item()
     plain = loss()
     model.refresh(0, lambda moments: None)
