@@ -34,6 +34,8 @@ def linear(x, weight):
 
 
 class TrainTransformer(reference_transformer.Transformer):
+    lens = None
+
     def losses(self, tokens, targets, progress=1.0):
         x = self.features(tokens)["features"]
         return {"loss": ops.HeadLoss.apply(x, self.head_weight.bfloat16(), targets.reshape(-1))}
@@ -61,8 +63,6 @@ class TrainTransformer(reference_transformer.Transformer):
 
     def rotary(self, length):
         return reference_transformer.rotary(length, self.config.head_dim, self.config.rope_theta, torch.float32)
-
-    lens = None
 
     def training_only(self):
         return []

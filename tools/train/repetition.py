@@ -44,11 +44,12 @@ def choose(tokens, count, scattered):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="+", help="FILE.slu with the tokenizer of the data")
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="token files of tokenizer.py")
     parser.add_argument("--sluice", default="build/sluice")
     parser.add_argument("--rows", type=int, default=24, help="of each kind and part")
     args = parser.parse_args()
-    print("| kind | | tokens | " + " | ".join(Path(m).stem for m in args.model) + " |\n" + "| --- " * (3 + len(args.model)) + "|")
+    print("| kind | | tokens | " + " | ".join(Path(m).stem for m in args.model) + " |")
+    print("| --- " * (3 + len(args.model)) + "|")
     with tempfile.TemporaryDirectory() as folder:
         for kind in KINDS:
             for part in ("train", "val"):
