@@ -33,7 +33,7 @@ def row_losses(model, block, tau=None):
     for rows in block.split(4):
         tokens, targets = rows[:, :-1].contiguous(), rows[:, 1:].reshape(-1)
         f = model.features(tokens) if tau is None else model.features(tokens, tau=tau)
-        logits = f["features"] @ model.head_weight.bfloat16().T
+        logits = models.linear(f["features"], model.head_weight)
         out.append(ops.cpp.cross_entropy_(logits, targets).view(tokens.shape))
         shares.append(f.get("deep", []))
     return torch.cat(out), np.mean(shares, 0).round(4).tolist()

@@ -62,7 +62,8 @@ def make(args):
 @torch.no_grad()
 def halves(model, row):
     """Mean loss on the first and on the second time, after the step's update."""
-    logits = model.features(row[:, :-1].contiguous())["features"] @ model.head_weight.bfloat16().T
+    features = model.features(row[:, :-1].contiguous())["features"]
+    logits = models.linear(features, model.head_weight)
     losses = torch.nn.functional.cross_entropy(logits.float(), row[:, 1:].flatten(), reduction="none").view(len(row), -1)
     half = row.shape[1] // 2
     return losses[:, :half - 1].mean().item(), losses[:, half:].mean().item()

@@ -30,7 +30,7 @@ TRANSFORMER = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=8, num_a
 
 
 def linear(x, weight):
-    return F.linear(x, weight.bfloat16())
+    return ops.product(F.linear, x, weight.bfloat16())
 
 
 class TrainTransformer(reference_transformer.Transformer):
@@ -87,7 +87,7 @@ def bridge_gates(w, s):
     """Block-diagonal products [blocks, n, 2b] of both gates at once."""
     blocks, b = w.input_gate.weight.shape[:2]
     weight = torch.cat([w.input_gate.weight, w.recurrence_gate.weight], 1).bfloat16()
-    return torch.bmm(s.view(-1, blocks, b).transpose(0, 1), weight.transpose(1, 2))
+    return ops.product(torch.bmm, s.view(-1, blocks, b).transpose(0, 1), weight.transpose(1, 2))
 
 
 class Twin(nn.Module):
@@ -323,8 +323,7 @@ class TrainBridge(reference_bridge.Bridge):
         c = self.config
         rows, length = shape
         dense = lambda y: y.view(rows, length, -1)
-        wp, wq, wv = getattr(w.conv, "in").weight.bfloat16().chunk(3)
-        p, q, v = F.linear(u, wp), F.linear(u, wq), F.linear(u, wv)
+        p, q, v = (linear(u, part) for part in getattr(w.conv, "in").weight.chunk(3))
         kernel = w.conv.kernel.weight[:, 0].T.contiguous()
         s = ops.Convolution.apply(dense(p), dense(v), kernel, w.conv.kernel.bias, w.conv.norm.weight, c.head_dim, c.rms_norm_eps)
         m = self.deep_ssm(i, w.ssm, u, s, rho, where, shape)
@@ -336,7 +335,7 @@ class TrainBridge(reference_bridge.Bridge):
         places = torch.arange(n) if where is None else where
         pick = lambda x: x if where is None else x[where]
         first = torch.searchsorted(places, torch.arange(shape[0] + 1) * shape[1])
-        projected = self.project(self.ssm_weight(i, w, u).bfloat16(), u, pick, shape)
+        projected = self.project(self.ssm_weight(i, w, u), u, pick, shape)
         return ops.S6.apply(projected, s.flatten(0, 1), rho, places, first, w.A_log.exp(), w.dt_bias, w.D, w.norm.weight,
                             self.config.n_groups, self.config.rms_norm_eps)
 
@@ -351,11 +350,11 @@ class TrainBridge(reference_bridge.Bridge):
         """W_ssm u of the deep tokens; with shifted keys the rows of B read u of the token before."""
         c, deep = self.config, pick(u)
         if not c.shift_keys:
-            return F.linear(deep, weight)
+            return linear(deep, weight)
         before = F.pad(u.view(*shape, -1), (0, 0, 1, 0))[:, :-1].reshape(u.shape)
         keys = slice(self.keys.start, self.keys.start + c.n_groups * c.state_size)
         parts = [(deep, weight[:keys.start]), (pick(before), weight[keys]), (deep, weight[keys.stop:])]
-        return torch.cat([F.linear(x, part) for x, part in parts], 1)
+        return torch.cat([linear(x, part) for x, part in parts], 1)
 
     def deep_mlp(self, w, x, rho, where):
         deep = x if where is None else x[where]

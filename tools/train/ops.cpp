@@ -6,7 +6,6 @@
 // compiler vectorises them; the S6 scan is written in vectors of 16, with its state in L1.
 #include <torch/extension.h>
 
-#include <immintrin.h>
 
 #include <bit>
 #include <cmath>
@@ -373,28 +372,32 @@ static std::vector<Tensor> bridge_bwd(Tensor d_o, Tensor d_h, Tensor s, Tensor g
 // Output: rho * m, dense, zero for light tokens. Heads have 64 channels (four vectors).
 
 constexpr int64_t P = 64, CHUNK = 32;
-typedef __m512 vec;
+// Sixteen floats, whatever the machine's registers hold; loaded and stored at any address.
+typedef float vec __attribute__((vector_size(64)));
+typedef float vec_anywhere __attribute__((vector_size(64), aligned(4), may_alias));
 struct vec4 {
     vec v[4];
 };
-static inline vec4 load4(const float *p) {
-    return {{_mm512_loadu_ps(p), _mm512_loadu_ps(p + 16), _mm512_loadu_ps(p + 32), _mm512_loadu_ps(p + 48)}};
+static inline vec load(const float *p) { return *(const vec_anywhere *)p; }
+static inline void store(float *p, vec x) { *(vec_anywhere *)p = x; }
+static inline float sum(vec x) {
+    float total = 0;
+    for (int i = 0; i < 16; i++) total += x[i];
+    return total;
 }
+static inline vec4 load4(const float *p) { return {{load(p), load(p + 16), load(p + 32), load(p + 48)}}; }
 static inline void store4(float *p, const vec4 &x) {
-    for (int i = 0; i < 4; i++) _mm512_storeu_ps(p + 16 * i, x.v[i]);
+    for (int i = 0; i < 4; i++) store(p + 16 * i, x.v[i]);
 }
-static inline vec4 zero4() { return {{_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()}}; }
 
 // S[n, :] = a S[n, :] + B_n x; returns sum_n C_n S[n, :]. S_in may be S_out.
 static inline vec4 scan_step(const float *s_in, float *s_out, float a, const float *B, const float *C, const vec4 &x, int64_t n_max) {
-    vec4 y = zero4();
-    const vec av = _mm512_set1_ps(a);
+    vec4 y = {};
     for (int64_t n = 0; n < n_max; n++) {
-        const vec bn = _mm512_set1_ps(B[n]), cn = _mm512_set1_ps(C[n]);
         for (int i = 0; i < 4; i++) {
-            const vec s = _mm512_fmadd_ps(bn, x.v[i], _mm512_mul_ps(av, _mm512_loadu_ps(s_in + n * P + 16 * i)));
-            _mm512_storeu_ps(s_out + n * P + 16 * i, s);
-            y.v[i] = _mm512_fmadd_ps(cn, s, y.v[i]);
+            const vec s = B[n] * x.v[i] + a * load(s_in + n * P + 16 * i);
+            store(s_out + n * P + 16 * i, s);
+            y.v[i] += C[n] * s;
         }
     }
     return y;
@@ -516,28 +519,25 @@ static void scan_chunk_bwd(const s6_shape &k, const s6_row &in, int64_t j0, int6
         const int64_t j = j0 + i;
         const float *B = in.bc.data() + j * 2 * gn + group, *C = B + gn, *now = states + (i + 1) * k.n * P, *old = now - k.n * P;
         const vec4 g = load4(dy + j * k.e + h * P), x = load4(in.x.data() + j * k.e + h * P);
-        vec4 dxv = zero4(), da = zero4();
+        vec4 dxv = {}, da = {};
         const float a = in.a[j * k.heads + h];
-        const vec av = _mm512_set1_ps(a);
         float *dB = dbc + j * 2 * gn + group, *dC = dB + gn;
         for (int64_t n = 0; n < k.n; n++) {
-            const vec cn = _mm512_set1_ps(C[n]), bn = _mm512_set1_ps(B[n]);
-            vec sum_b = _mm512_setzero_ps(), sum_c = _mm512_setzero_ps();
+            vec sum_b = {}, sum_c = {};
             for (int v = 0; v < 4; v++) {
                 const int64_t at = n * P + 16 * v;
-                const vec d = _mm512_fmadd_ps(cn, g.v[v], _mm512_loadu_ps(dS + at));
-                sum_c = _mm512_fmadd_ps(_mm512_loadu_ps(now + at), g.v[v], sum_c);
-                sum_b = _mm512_fmadd_ps(d, x.v[v], sum_b);
-                dxv.v[v] = _mm512_fmadd_ps(bn, d, dxv.v[v]);
-                da.v[v] = _mm512_fmadd_ps(d, _mm512_loadu_ps(old + at), da.v[v]);
-                _mm512_storeu_ps(dS + at, _mm512_mul_ps(av, d));
+                const vec d = C[n] * g.v[v] + load(dS + at);
+                sum_c += load(now + at) * g.v[v];
+                sum_b += d * x.v[v];
+                dxv.v[v] += B[n] * d;
+                da.v[v] += d * load(old + at);
+                store(dS + at, a * d);
             }
-            dB[n] += _mm512_reduce_add_ps(sum_b);
-            dC[n] += _mm512_reduce_add_ps(sum_c);
+            dB[n] += sum(sum_b);
+            dC[n] += sum(sum_c);
         }
         store4(dx + j * k.e + h * P, dxv);
-        dlog_a[j * k.heads + h] =
-            a * _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(da.v[0], da.v[1]), _mm512_add_ps(da.v[2], da.v[3])));
+        dlog_a[j * k.heads + h] = a * sum(da.v[0] + da.v[1] + da.v[2] + da.v[3]);
     }
 }
 

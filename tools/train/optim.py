@@ -5,6 +5,8 @@ the size of an AdamW update, so that both share one learning rate and one weight
 """
 import torch
 
+import ops
+
 SLOW = 0.1  # share of the rate for logarithms of time: at the full rate a head's memory collapses in a few steps
 STEPS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)
 
@@ -12,7 +14,8 @@ STEPS, COEFFICIENTS = 5, (3.4445, -4.7750, 2.0315)
 def orthogonalize(x):
     """[rows, cols] f32, rows >= cols. One matrix at a time: here mm is twice as fast as bmm."""
     a, b, c = COEFFICIENTS
-    x = (x / (x.norm() + 1e-7)).bfloat16()
+    x = x / (x.norm() + 1e-7)
+    x = x.bfloat16() if ops.BF16 else x
     for _ in range(STEPS):
         gram = x.T @ x
         x = torch.addmm(x, x, torch.addmm(gram, gram, gram, beta=b, alpha=c), beta=a)
