@@ -23,7 +23,8 @@ KEY_GAIN = 4  # size of B's and C's first rows: a match must stand out of some h
 TOKENS = {"bos_token_id": 0, "eos_token_id": [0, 2]}
 # 128 state columns, keys for two heads each: the wider a key, the farther back it is found (docs/results.md).
 BRIDGE = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=6, head_dim=64, state_size=128, n_groups=2,
-              intermediate_size=384, routed_layers=[1, 2, 3, 4], shift_keys=True, tie_word_embeddings=True, **TOKENS)
+              intermediate_size=384, routed_layers=[1, 2, 3, 4], shift_keys=True, pair_keys=True,
+              tie_word_embeddings=True, **TOKENS)
 # Eight layers, and a width of the MLP that brings the parameter count within 0.5 % of Bridge's.
 TRANSFORMER = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=4,
                    head_dim=64, intermediate_size=496, tie_word_embeddings=True, **TOKENS)
@@ -235,6 +236,8 @@ class TrainBridge(reference_bridge.Bridge):
         for w in self.model.layers:
             w.out.weight[0] = 0
             w.mlp.down.weight[0] = 0
+            if self.config.pair_keys:
+                w.ssm.mu[0] = 0  # its square would drown the other channels wherever keys are rounded
 
     def refresh(self, step, average):
         if self.lens:
@@ -335,25 +338,24 @@ class TrainBridge(reference_bridge.Bridge):
         places = torch.arange(n) if where is None else where
         pick = lambda x: x if where is None else x[where]
         first = torch.searchsorted(places, torch.arange(shape[0] + 1) * shape[1])
-        projected = self.project(self.ssm_weight(i, w, u), u, pick, shape)
+        before = lambda x: F.pad(x.view(*shape, -1), (0, 0, 1, 0))[:, :-1].reshape(x.shape)
+        k = (u.float() * (1 + w.mu * before(u))).bfloat16() if self.config.pair_keys else u
+        projected = self.project(self.ssm_weight(i, w, k), pick(u), pick(k), pick(before(k)))
         return ops.S6.apply(projected, s.flatten(0, 1), rho, places, first, w.A_log.exp(), w.dt_bias, w.D, w.norm.weight,
                             self.config.n_groups, self.config.rms_norm_eps)
 
-    def ssm_weight(self, i, w, u):
-        """W_ssm, with the layer's lens in it if there is one."""
+    def ssm_weight(self, i, w, k):
+        """W_ssm, with the layer's lens for the keys k in it if there is one."""
         weight = getattr(w, "in").weight
         if self.lens and self.training:
-            self.lens.watch(i, u)
+            self.lens.watch(i, k)
         return self.lens.apply(i, weight, self.keys) if self.lens else weight
 
-    def project(self, weight, u, pick, shape):
-        """W_ssm u of the deep tokens; with shifted keys the rows of B read u of the token before."""
-        c, deep = self.config, pick(u)
-        if not c.shift_keys:
-            return linear(deep, weight)
-        before = F.pad(u.view(*shape, -1), (0, 0, 1, 0))[:, :-1].reshape(u.shape)
-        keys = slice(self.keys.start, self.keys.start + c.n_groups * c.state_size)
-        parts = [(deep, weight[:keys.start]), (pick(before), weight[keys]), (deep, weight[keys.stop:])]
+    def project(self, weight, u, k, before):
+        """W_ssm u of the deep tokens, where B and C read the keys k; with shifted keys B that of the token before."""
+        c, gn = self.config, self.config.n_groups * self.config.state_size
+        gr, b, cc, delta = weight.split([2 * c.inner_size, gn, gn, c.heads])
+        parts = [(u, gr), (before if c.shift_keys else k, b), (k, cc), (u, delta)]
         return torch.cat([linear(x, part) for x, part in parts], 1)
 
     def deep_mlp(self, w, x, rho, where):
