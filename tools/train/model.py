@@ -132,12 +132,12 @@ class Twin(nn.Module):
 
 
 class Lens:
-    """What B and C of each layer read u through while the model is trained: a matrix [d, d] that takes out the mean of
-    u, with the help of the constant channel, and damps the directions in which most tokens vary together. `fold` puts it
-    into W_ssm, so weight files know nothing of it. Not in the shipped run: with it more is copied, to no gain yet.
+    """What B and C of each layer read their keys through while the model is trained: a matrix [d, d] that takes out their
+    mean, with the help of the constant channel, and damps the directions in which most vary together. `fold` puts it
+    into W_ssm, so weight files know nothing of it. Not in the shipped run.
 
-    Two tokens match by B C. Behind the first layer u of any two tokens have much in common, so that keys which read it
-    plainly match everything with everything, and nothing is ever found there (docs/results.md).
+    Two tokens match by B C. Keys of any two tokens have much in common, behind the first layer and wherever they are made
+    of two tokens; read plainly everything matches with everything, and little is found (docs/results.md).
     """
 
     EVERY, KEEP, RIDGE = 10, 0.8, 1.0  # steps; share of the moments' past; of the mean variance, damps what is above
@@ -152,11 +152,11 @@ class Lens:
         return torch.cat([weight[:keys.start], weight[keys] @ self.matrices[i], weight[keys.stop:]])
 
     @torch.no_grad()
-    def watch(self, i, u):
-        """Keeps the second moments of u [n, d], and below them its mean."""
+    def watch(self, i, k):
+        """Keeps the second moments of the keys k [n, d], and below them their mean."""
         if self.due:
-            u = u.float()
-            self.seen[i] = torch.cat([u.T @ u / len(u), u.mean(0)[None]])
+            k = k.float()
+            self.seen[i] = torch.cat([k.T @ k / len(k), k.mean(0)[None]])
 
     @torch.no_grad()
     def refresh(self, step, average):
