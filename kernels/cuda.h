@@ -79,7 +79,7 @@ __device__ __forceinline__ uint16_t sl_float_to_half(float v) {
 #endif
 }
 
-/* Two of them as the halves of a word; and back. */
+/* Two numbers as the halves of a word, and back. */
 __device__ __forceinline__ uint32_t sl_pack_half(float low, float high) {
 #ifdef __CUDACC__
     const __half2 pair = __floats2half2_rn(low, high);
@@ -89,21 +89,26 @@ __device__ __forceinline__ uint32_t sl_pack_half(float low, float high) {
 #endif
 }
 __device__ __forceinline__ void sl_unpack_half(uint32_t word, float v[2]) {
+#ifdef __CUDACC__
+    const float2 pair = __half22float2(*reinterpret_cast<const __half2 *>(&word));
+    v[0] = pair.x, v[1] = pair.y;
+#else
     v[0] = sl_half_to_float(static_cast<uint16_t>(word & 0xffff));
     v[1] = sl_half_to_float(static_cast<uint16_t>(word >> 16));
+#endif
 }
 
-/* The same, but never infinite: beyond the largest f16 that, with the number's sign. */
-#define SL_F16_MAX 65504.0f
+/* To nearest even as well, but never infinite: what is beyond the largest f16 becomes that, with its sign. */
 __device__ __forceinline__ uint16_t sl_float_to_f16(float v) {
 #ifdef __CUDACC__
     const __half most = __ushort_as_half(0x7bff), least = __ushort_as_half(0xfbff);
     return __half_as_ushort(__hmax_nan(__hmin_nan(__float2half_rn(v), most), least));
 #else
-    return sl_device_float_to_half(v > SL_F16_MAX ? SL_F16_MAX : v < -SL_F16_MAX ? -SL_F16_MAX : v);
+    return sl_device_float_to_half(v > 65504 ? 65504 : v < -65504 ? -65504 : v);
 #endif
 }
 
+/* Two of these as the halves of a word. */
 __device__ __forceinline__ uint32_t sl_pack_f16(float low, float high) {
 #ifdef __CUDACC__
     const __half2 most = __half2half2(__ushort_as_half(0x7bff)), least = __half2half2(__ushort_as_half(0xfbff));

@@ -68,7 +68,7 @@ typedef enum sl_product_out {
     SL_OUT_ADD  /* f32, y[b][r] += rho[b] * sum with b the batch row of t */
 } sl_product_out;
 
-/* sum[t][r] = bias[r] + 2^lift sum_i w[r][i] x[t][i], t < rows, r < n_row, weights of any type (types.h) expanded
+/* sum[t][r] = bias[r] + gain sum_i w[r][i] x[t][i], t < rows, r < n_row, weights of any type (types.h) expanded
  * exactly (but see sl_gemm_cuda). */
 typedef struct sl_product_args {
     const void *w;
@@ -81,8 +81,9 @@ typedef struct sl_product_args {
     void *y;
     uint64_t y_stride;
     sl_product_out out;
+    float gain;        /* a power of two, mostly 1; here it does not make the struct larger, which cost spills */
     const float *rho; /* by batch row; NULL: 1 */
-    uint32_t n_row, k, lift;
+    uint32_t n_row, k;
     sl_rows rows;
 } sl_product_args;
 /* For 1 to SL_GEMV_ROWS rows: reads each weight once, straight from its stored form; with no row it reads none.

@@ -136,7 +136,7 @@ __device__ __forceinline__ void put_pair(const sl_product_args &p, uint32_t t, u
     if (words && r + 1 < p.n_row) {
         const float low = p.bias ? p.bias[r] : 0, high = p.bias ? p.bias[r + 1] : 0;
         *(uint32_t *)((uint16_t *)p.y + t * p.y_stride + at) =
-            sl_pack_f16(sl_lifted(p, sum[0]) + low, sl_lifted(p, sum[1]) + high);
+            sl_pack_f16(fmaf(sum[0], p.gain, low), fmaf(sum[1], p.gain, high));
         return;
     }
     if (r < p.n_row) sl_put_sum(p, t, r, at, sum[0]);

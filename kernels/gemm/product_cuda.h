@@ -19,14 +19,10 @@ __device__ __forceinline__ uint32_t sl_rows_count(const sl_rows &rows) {
     return rows.n ? *rows.n : rows.max;
 }
 
-__device__ __forceinline__ float sl_lifted(const sl_product_args &p, float sum) {
-    return sum * __uint_as_float((127 + p.lift) << 23); /* exact */
-}
-
 /* Row t, weight row r of a product whose arguments p are; at: column of y. */
 __device__ __forceinline__ void sl_put_sum(const sl_product_args &p, uint32_t t, uint32_t r, size_t at,
         float sum) {
-    sum = sl_lifted(p, sum);
+    sum *= p.gain;
     if (p.bias) sum += p.bias[r];
     if (p.out == SL_OUT_ADD) {
         const size_t b = p.rows.index ? p.rows.index[t] : t;

@@ -16,9 +16,9 @@
  * Every other operand of a product (the weighed r, C B^T * L * Delta, r, S) is f32, whose range f16 does not
  * have, and goes in as hi + lo, two bf16; B and C beside them too, which is exact (11 bits are 8 and at most 3):
  * of the products hi hi, hi lo and lo hi what is lost is below 2^-16 of each summand. Sums and states are f32.
- * MEASURED in the harness against float64, decay Delta from 1e-6 to 50: the state is off by
- * 2e-6 to 5e-6 of its largest element, where the token scan is by 2e-7 to 7e-7, and y, which is rounded to
- * bf16, by the same 4e-3 at most, 3e-4 to 9e-4 in the mean square.
+ * Measured in the harness against float64, decay Delta from 1e-6 to 50: the state is off by up to 9e-6 of its
+ * largest element, where the token scan is by up to 5e-7, and y, which is rounded to f16, by the same 5e-4 of its
+ * head's largest at most, 2e-4 in the mean square.
  * Where a head's summands cancel the norm enlarges what is left and its error: the harness follows 2^-15 of the
  * summands' sizes through gate and norm, and no seed has gone beyond that.
  *

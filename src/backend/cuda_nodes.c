@@ -161,7 +161,7 @@ static sl_product_args product_args(const sl_cuda_pass *pass, const sl_node *nod
         .type = sl_cuda_weight_type(act(pass), p->w), .act = act(pass),
         .x = at(pass, p->x), .x_stride = stride(pass, p->x), .bias = find_floats(pass, p->bias),
         .n_row = (uint32_t)sl_spec_rows(&p->w->spec), .k = (uint32_t)sl_spec_width(&p->w->spec),
-        .lift = lift_of(pass, p->x), .rows = rows_of(pass, node->domain),
+        .gain = ldexpf(1, (int)lift_of(pass, p->x)), .rows = rows_of(pass, node->domain),
     };
     if (p->head) {
         a.out = SL_OUT_F32;
@@ -207,7 +207,7 @@ static int blas_part(const sl_cuda_pass *pass, const sl_product_args *a, bool pl
         int e = sl_expand_cuda(&expand, d->stream);
         if (e) return e;
     }
-    const bool direct = !a->bias && !a->lift && a->out != SL_OUT_ADD;
+    const bool direct = !a->bias && a->gain == 1 && a->out != SL_OUT_ADD;
     int e =
         d->blas.product(&d->blas, a->act, !direct || a->out == SL_OUT_F32, a->n_row, a->rows.max, a->k, w,
                         w_stride, a->x, a->x_stride, direct ? a->y : d->sums, direct ? a->y_stride : a->n_row);

@@ -47,7 +47,7 @@ static void run_product(product_fn *product, sl_type type, size_t max_tok, GEMM_
     for (size_t t = 0; t < n_tok; t += max_tok) {
         const size_t n = n_tok - t < max_tok ? n_tok - t : max_tok;
         sl_product_args a = { .w = weights, .w_row_bytes = w_stride_bytes, .type = type, .act = SL_ACT_F32,
-                              .n_row = (uint32_t)n_row, .k = (uint32_t)k, .rows = { .max = (uint32_t)n } };
+                              .gain = 1, .n_row = (uint32_t)n_row, .k = (uint32_t)k, .rows = { .max = (uint32_t)n } };
         a.x = cuda_put_rows(SL_ACT_F32, inputs + t * k, k, k, n, &a.x_stride);
         a.y = cuda_new_rows(SL_ACT_F32, n_row, n, &a.y_stride);
         cuda_run(product(&a, NULL));
@@ -213,7 +213,8 @@ static sl_act out_type(const shape *s) {
 static void launch_product(const product *p) {
     const shape *s = &p->s;
     sl_product_args a = { .w_row_bytes = p->w.row_bytes, .type = s->type, .act = s->act, .out = s->out,
-                          .n_row = s->n_row, .k = s->k, .lift = s->lift, .rows = { .max = s->max } };
+                          .n_row = s->n_row, .k = s->k, .gain = ldexpf(1, (int)s->lift),
+                          .rows = { .max = s->max } };
     const float *sums = NULL;
     uint64_t sums_stride = s->n_row;
     if (s->n > 0) {
@@ -534,12 +535,12 @@ int mutant_cuda_store_bias(const sl_product_args *args, const float *sum, uint64
 int mutant_cuda_store_not_lifted(const sl_product_args *args, const float *sum, uint64_t sum_stride,
                                  sl_cuda_stream stream) {
     sl_product_args a = *args;
-    a.lift = 0;
+    a.gain = 1;
     return sl_store_cuda(&a, sum, sum_stride, stream);
 }
 int mutant_cuda_gemm_not_lifted(const sl_product_args *args, sl_cuda_stream stream) {
     sl_product_args a = *args;
-    a.lift = 0;
+    a.gain = 1;
     return sl_gemm_cuda(&a, stream);
 }
 
