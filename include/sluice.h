@@ -134,9 +134,9 @@ SL_API size_t sl_devices(sl_device_info *devices, size_t cap);
 /* ---- session ------------------------------------------------------------------------------------ */
 
 typedef enum sl_activations {
-    SL_ACTIVATIONS_AUTO, /* f32 on the CPU and for f32 weights, else bf16 */
+    SL_ACTIVATIONS_AUTO, /* f32 on the CPU and for f32 weights, else f16 */
     SL_ACTIVATIONS_F32,
-    SL_ACTIVATIONS_BF16  /* on the CPU: f32 */
+    SL_ACTIVATIONS_F16   /* on the CPU: f32 */
 } sl_activations;
 
 typedef struct sl_session_params {

@@ -42,10 +42,7 @@ template <class A> int sl_launch(void (*kernel)(A), dim3 grid, dim3 block, size_
 #include "device_host.h"
 #endif
 
-/* A bf16 activation. */
-struct sl_bf16 {
-    uint16_t bits;
-};
+/* ---- 16-bit numbers ------------------------------------------------------------------------------ */
 
 __device__ __forceinline__ float sl_bf16_bits_to_float(uint16_t bits) {
     return __uint_as_float(static_cast<unsigned>(bits) << 16);
@@ -72,7 +69,8 @@ __device__ __forceinline__ float sl_half_to_float(uint16_t bits) {
 #endif
 }
 
-/* To nearest even; a NaN stays one. */
+/* To nearest even; a NaN stays one. From 65520 on infinite: for what the CPU rounds so, too (KV stores, weights)
+ * or cannot be so large. */
 __device__ __forceinline__ uint16_t sl_float_to_half(float v) {
 #ifdef __CUDACC__
     return __half_as_ushort(__float2half_rn(v));
@@ -81,29 +79,73 @@ __device__ __forceinline__ uint16_t sl_float_to_half(float v) {
 #endif
 }
 
-__device__ __forceinline__ float sl_load(const float *p) { return *p; }
-__device__ __forceinline__ float sl_load(const sl_bf16 *p) { return sl_bf16_bits_to_float(p->bits); }
-__device__ __forceinline__ void sl_store(float *p, float v) { *p = v; }
-__device__ __forceinline__ void sl_store(sl_bf16 *p, float v) { p->bits = sl_float_to_bf16_bits(v); }
+/* Two numbers as the halves of a word, and back. */
+__device__ __forceinline__ uint32_t sl_pack_half(float low, float high) {
+#ifdef __CUDACC__
+    const __half2 pair = __floats2half2_rn(low, high);
+    return *reinterpret_cast<const uint32_t *>(&pair);
+#else
+    return sl_float_to_half(low) | static_cast<uint32_t>(sl_float_to_half(high)) << 16;
+#endif
+}
+__device__ __forceinline__ void sl_unpack_half(uint32_t word, float v[2]) {
+#ifdef __CUDACC__
+    const float2 pair = __half22float2(*reinterpret_cast<const __half2 *>(&word));
+    v[0] = pair.x, v[1] = pair.y;
+#else
+    v[0] = sl_half_to_float(static_cast<uint16_t>(word & 0xffff));
+    v[1] = sl_half_to_float(static_cast<uint16_t>(word >> 16));
+#endif
+}
 
-/* Four elements at once: p 16-byte aligned for float, 8-byte for bf16. */
+/* To nearest even as well, but never infinite: what is beyond the largest f16 becomes that, with its sign. */
+__device__ __forceinline__ uint16_t sl_float_to_f16(float v) {
+#ifdef __CUDACC__
+    const __half most = __ushort_as_half(0x7bff), least = __ushort_as_half(0xfbff);
+    return __half_as_ushort(__hmax_nan(__hmin_nan(__float2half_rn(v), most), least));
+#else
+    return sl_device_float_to_half(v > 65504 ? 65504 : v < -65504 ? -65504 : v);
+#endif
+}
+
+/* Two of these as the halves of a word. */
+__device__ __forceinline__ uint32_t sl_pack_f16(float low, float high) {
+#ifdef __CUDACC__
+    const __half2 most = __half2half2(__ushort_as_half(0x7bff)), least = __half2half2(__ushort_as_half(0xfbff));
+    const __half2 pair = __hmax2_nan(__hmin2_nan(__floats2half2_rn(low, high), most), least);
+    return *reinterpret_cast<const uint32_t *>(&pair);
+#else
+    return sl_float_to_f16(low) | static_cast<uint32_t>(sl_float_to_f16(high)) << 16;
+#endif
+}
+
+/* ---- elements ----------------------------------------------------------------------------------- */
+
+/* An activation of 16 bits. What is too large for it is stored as the largest, so that no infinity arises from
+ * one (and no NaN from infinities). */
+struct sl_f16 {
+    uint16_t bits;
+};
+
+__device__ __forceinline__ float sl_load(const float *p) { return *p; }
+__device__ __forceinline__ float sl_load(const sl_f16 *p) { return sl_half_to_float(p->bits); }
+__device__ __forceinline__ void sl_store(float *p, float v) { *p = v; }
+__device__ __forceinline__ void sl_store(sl_f16 *p, float v) { p->bits = sl_float_to_f16(v); }
+
+/* Four elements at once: p 16-byte aligned for float, 8-byte for f16. */
 __device__ __forceinline__ void sl_load4(const float *p, float v[4]) {
     float4 x = *reinterpret_cast<const float4 *>(p);
     v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
 }
-__device__ __forceinline__ void sl_load4(const sl_bf16 *p, float v[4]) {
+__device__ __forceinline__ void sl_load4(const sl_f16 *p, float v[4]) {
     uint2 x = *reinterpret_cast<const uint2 *>(p);
-    v[0] = __uint_as_float(x.x << 16), v[1] = __uint_as_float(x.x & 0xffff0000u);
-    v[2] = __uint_as_float(x.y << 16), v[3] = __uint_as_float(x.y & 0xffff0000u);
+    sl_unpack_half(x.x, v), sl_unpack_half(x.y, v + 2);
 }
 __device__ __forceinline__ void sl_store4(float *p, const float v[4]) {
     *reinterpret_cast<float4 *>(p) = make_float4(v[0], v[1], v[2], v[3]);
 }
-__device__ __forceinline__ void sl_store4(sl_bf16 *p, const float v[4]) {
-    uint2 x;
-    x.x = sl_float_to_bf16_bits(v[0]) | static_cast<unsigned>(sl_float_to_bf16_bits(v[1])) << 16;
-    x.y = sl_float_to_bf16_bits(v[2]) | static_cast<unsigned>(sl_float_to_bf16_bits(v[3])) << 16;
-    *reinterpret_cast<uint2 *>(p) = x;
+__device__ __forceinline__ void sl_store4(sl_f16 *p, const float v[4]) {
+    *reinterpret_cast<uint2 *>(p) = make_uint2(sl_pack_f16(v[0], v[1]), sl_pack_f16(v[2], v[3]));
 }
 
 /* Eight elements at once, for 16-byte aligned rows of either type. */
@@ -111,13 +153,9 @@ template <class T> __device__ __forceinline__ void sl_load8(const T *p, float v[
     sl_load4(p, v);
     sl_load4(p + 4, v + 4);
 }
-__device__ __forceinline__ void sl_load8(const sl_bf16 *p, float v[8]) {
+__device__ __forceinline__ void sl_load8(const sl_f16 *p, float v[8]) {
     uint4 x = *reinterpret_cast<const uint4 *>(p);
-    const unsigned words[4] = {x.x, x.y, x.z, x.w};
-    for (int i = 0; i < 4; i++) {
-        v[2 * i] = __uint_as_float(words[i] << 16);
-        v[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
-    }
+    sl_unpack_half(x.x, v), sl_unpack_half(x.y, v + 2), sl_unpack_half(x.z, v + 4), sl_unpack_half(x.w, v + 6);
 }
 
 /* Over the 32 lanes of a warp, all of which call: each gets the same bits. */

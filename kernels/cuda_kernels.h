@@ -6,8 +6,8 @@
  * launch's grid depends on host numbers only, so that a pass can be captured as a graph and replayed with other
  * tokens, slots, positions and numbers of deep rows.
  *
- * Types. Activations are f32 or bf16 (sl_act), the residual stream and everything recurrent is f32, sums are
- * f32. In f32 mode the results meet the bounds of the CPU's variants.
+ * Types. Activations are f32 or f16 (sl_act; what is beyond 65504 is stored as that), the residual stream and
+ * everything recurrent is f32, sums are f32. In f32 mode the results meet the bounds of the CPU's variants.
  *
  * The rule of kernels.h holds here as well: what is computed for one token, row or channel does not depend on
  * what else is in the launch. Sums have a fixed order; there are no atomic float additions.
@@ -25,7 +25,7 @@ extern "C" {
 #endif
 
 typedef struct CUstream_st *sl_cuda_stream; /* cudaStream_t */
-typedef enum sl_act { SL_ACT_F32, SL_ACT_BF16 } sl_act;
+typedef enum sl_act { SL_ACT_F32, SL_ACT_F16 } sl_act;
 static inline size_t sl_act_size(sl_act act) { return act == SL_ACT_F32 ? 4 : 2; }
 
 /* The rows of a domain in this pass. */
@@ -68,7 +68,7 @@ typedef enum sl_product_out {
     SL_OUT_ADD  /* f32, y[b][r] += rho[b] * sum with b the batch row of t */
 } sl_product_out;
 
-/* sum[t][r] = bias[r] + sum_i w[r][i] x[t][i], t < rows, r < n_row, weights of any type (types.h) expanded
+/* sum[t][r] = bias[r] + gain sum_i w[r][i] x[t][i], t < rows, r < n_row, weights of any type (types.h) expanded
  * exactly (but see sl_gemm_cuda). */
 typedef struct sl_product_args {
     const void *w;
@@ -81,6 +81,7 @@ typedef struct sl_product_args {
     void *y;
     uint64_t y_stride;
     sl_product_out out;
+    float gain;        /* a power of two, mostly 1; here it does not make the struct larger, which cost spills */
     const float *rho; /* by batch row; NULL: 1 */
     uint32_t n_row, k;
     sl_rows rows;
@@ -90,14 +91,14 @@ typedef struct sl_product_args {
 enum { SL_GEMV_ROWS = 16 };
 int sl_gemv_cuda(const sl_product_args *args, sl_cuda_stream stream);
 /* Any number of rows, tiles in shared memory: where cuBLAS is absent or the number of rows is known to the
- * device only. bf16 activations: on the matrix units, weights of other types rounded to bf16 as cuBLAS gets
+ * device only. f16 activations: on the matrix units, weights of other types rounded to f16 as cuBLAS gets
  * them. */
 int sl_gemm_cuda(const sl_product_args *args, sl_cuda_stream stream);
 /* What remains after cuBLAS has put x W^T into sum [rows.max, sum_stride] (f32): bias and the three kinds of
  * output. */
 int sl_store_cuda(const sl_product_args *args, const float *sum, uint64_t sum_stride, sl_cuda_stream stream);
 
-/* Rows of stored weights to dst [n_row, dst_stride] in f32 or bf16. */
+/* Rows of stored weights to dst [n_row, dst_stride] in f32 or f16; bf16 to f16 also in place. */
 typedef struct sl_expand_args {
     const void *w;
     uint64_t w_row_bytes;
@@ -186,12 +187,12 @@ typedef struct sl_gather_args {
 } sl_gather_args;
 int sl_gather_cuda(const sl_gather_args *args, sl_cuda_stream stream);
 
-/* gate = silu(gate) * up. */
+/* gate = silu(gate) * up / 2^lift. */
 typedef struct sl_silu_args {
     void *gate;
     const void *up;
     uint64_t gate_stride, up_stride;
-    uint32_t n;
+    uint32_t n, lift;
     sl_act act;
     sl_rows rows;
 } sl_silu_args;
@@ -255,7 +256,7 @@ typedef struct sl_s6_cuda_args {
 uint32_t sl_s6_chunked(const sl_s6_cuda_args *args);
 /* The short runs, token by token: the same bits however a sequence is cut. */
 int sl_s6_cuda(const sl_s6_cuda_args *args, sl_cuda_stream stream);
-/* The long runs, in chunks of SL_S6_CHUNK rows from the first of each. Splits bf16 operands where that keeps
+/* The long runs, in chunks of SL_S6_CHUNK rows from the first of each. Splits operands where that keeps
  * f32 digits: results agree with those of the short runs to about 2^-16 of the summands. */
 enum { SL_S6_CHUNK = 64 };
 int sl_s6_chunk_cuda(const sl_s6_cuda_args *args, sl_cuda_stream stream);
@@ -337,7 +338,7 @@ int sl_kv_store_cuda(const sl_kv_store_args *args, sl_cuda_stream stream);
 
 /* Causal attention with online softmax; query i of a run stands at pos + i and sees the last window keys (0:
  * all). For max_tok 1 the keys of a (sequence, kv head) are split over n_split blocks whose partial results are
- * combined. The split of a query's keys depends on its position only. Of bf16 rows over f16 keys, runs longer than
+ * combined. The split of a query's keys depends on its position only. Of f16 rows over f16 keys, runs longer than
  * SL_GEMV_ROWS have the same bits for any cut into such runs, shorter ones those of single queries. */
 typedef struct sl_attention_cuda_args {
     const void *q;

@@ -21,20 +21,8 @@
 
 /* ---- products ----------------------------------------------------------------------------------- */
 
-/* d += a b: products of bf16 exact, sums in f32. The unit does not round a sum of 16 terms like 16
+/* d += a b: products of f16 exact, sums in f32. The unit does not round a sum of 16 terms like 16
  * additions: a bound of an f32 sum needs a unit in the last place for each addition, not half of one. */
-__device__ __forceinline__ void sl_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
-#ifdef __CUDACC__
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-    sl_device_mma_bf16(d, a, b);
-#endif
-}
-
-/* The same of f16. */
 __device__ __forceinline__ void sl_mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
 #ifdef __CUDACC__
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
@@ -46,25 +34,19 @@ __device__ __forceinline__ void sl_mma_f16(float d[4], const uint32_t a[4], cons
 #endif
 }
 
-/* ---- fragments ---------------------------------------------------------------------------------- */
+/* The same of bf16. */
+__device__ __forceinline__ void sl_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+#ifdef __CUDACC__
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    sl_device_mma_bf16(d, a, b);
+#endif
+}
 
-/* Two numbers as the halves of a word, each rounded to nearest even. */
-__device__ __forceinline__ uint32_t sl_pack_bf16(float low, float high) {
-#ifdef __CUDACC__
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const uint32_t *>(&pair);
-#else
-    return sl_float_to_bf16_bits(low) | static_cast<uint32_t>(sl_float_to_bf16_bits(high)) << 16;
-#endif
-}
-__device__ __forceinline__ uint32_t sl_pack_f16(float low, float high) {
-#ifdef __CUDACC__
-    const __half2 pair = __floats2half2_rn(low, high);
-    return *reinterpret_cast<const uint32_t *>(&pair);
-#else
-    return sl_float_to_half(low) | static_cast<uint32_t>(sl_float_to_half(high)) << 16;
-#endif
-}
+/* ---- fragments ---------------------------------------------------------------------------------- */
 
 /* Four 8 x 8 matrices of 16-bit elements from shared memory: lanes 8 i .. 8 i + 7 give the rows of matrix i,
  * 8 elements at a 16-byte aligned address each; r[i] = M_i[g][2q, 2q + 1].

@@ -77,7 +77,7 @@ static __device__ void stage_keys(float *tile, unsigned stride, const prefill &p
                                   uint64_t b, uint64_t base, unsigned n_key, uint32_t col, uint32_t width) {
     const uint64_t at = base * p.a.kv.head_dim + col;
     if (p.a.kv.f16)
-        stage_typed<half_bits>(tile, stride, p, s, a, b, at, n_key, width);
+        stage_typed<sl_f16>(tile, stride, p, s, a, b, at, n_key, width);
     else
         stage_typed<float>(tile, stride, p, s, a, b, at, n_key, width);
 }
@@ -259,7 +259,7 @@ template <int WIDTH> static int launch_rows(const prefill &p, sl_cuda_stream str
 /* The kernel of a run depends on its own rows only: one row, up to longest, more. */
 int sl_attention_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream) {
     const uint32_t dim = args->kv.head_dim;
-    const bool matrix = args->act == SL_ACT_BF16 && args->kv.f16 && dim <= SL_ATTENTION_MATRIX_DIM;
+    const bool matrix = args->act == SL_ACT_F16 && args->kv.f16 && dim <= SL_ATTENTION_MATRIX_DIM;
     const uint32_t longest = matrix ? static_cast<uint32_t>(SL_ATTENTION_SHORT) : UINT32_MAX;
     int status = 0;
     if (args->runs.max_tok > longest)

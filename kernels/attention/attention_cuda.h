@@ -23,14 +23,6 @@ enum {
     PIECE = 128 /* components of head_dim in shared memory at a time */
 };
 
-/* One stored element in f16. */
-struct half_bits {
-    uint16_t bits;
-};
-__device__ __forceinline__ float load(const half_bits *p) { return sl_half_to_float(p->bits); }
-__device__ __forceinline__ float load(const float *p) { return *p; }
-__device__ __forceinline__ float load(const sl_bf16 *p) { return sl_load(p); }
-
 /* Eight elements of an aligned row that nobody writes during the launch, as they lie in memory, and what they
  * are. */
 struct raw16 {
@@ -39,24 +31,19 @@ struct raw16 {
 struct raw32 {
     float4 x, y;
 };
-template <class T> __device__ __forceinline__ raw16 fetch(const T *p) {
+__device__ __forceinline__ raw16 fetch(const sl_f16 *p) {
     return {__ldg(reinterpret_cast<const uint4 *>(p))};
 }
 __device__ __forceinline__ raw32 fetch(const float *p) {
     return {__ldg(reinterpret_cast<const float4 *>(p)), __ldg(reinterpret_cast<const float4 *>(p) + 1)};
 }
-__device__ __forceinline__ float low_half(unsigned x, const half_bits *) {
-    return sl_half_to_float(static_cast<uint16_t>(x & 0xffffu));
+__device__ __forceinline__ void put8(float *to, raw16 r) {
+    float v[8];
+    sl_unpack_half(r.x.x, v), sl_unpack_half(r.x.y, v + 2), sl_unpack_half(r.x.z, v + 4);
+    sl_unpack_half(r.x.w, v + 6);
+    sl_store4(to, v), sl_store4(to + 4, v + 4);
 }
-__device__ __forceinline__ float low_half(unsigned x, const sl_bf16 *) { return __uint_as_float(x << 16); }
-template <class T> __device__ __forceinline__ void put8(float *to, raw16 r, const T *type) {
-    float4 *out = reinterpret_cast<float4 *>(to);
-    out[0] = make_float4(low_half(r.x.x, type), low_half(r.x.x >> 16, type), low_half(r.x.y, type),
-                         low_half(r.x.y >> 16, type));
-    out[1] = make_float4(low_half(r.x.z, type), low_half(r.x.z >> 16, type), low_half(r.x.w, type),
-                         low_half(r.x.w >> 16, type));
-}
-__device__ __forceinline__ void put8(float *to, raw32 r, const float *) {
+__device__ __forceinline__ void put8(float *to, raw32 r) {
     reinterpret_cast<float4 *>(to)[0] = r.x;
     reinterpret_cast<float4 *>(to)[1] = r.y;
 }
@@ -88,7 +75,7 @@ template <int AT_ONCE, class T> __device__ void stage(float *tile, unsigned stri
         const unsigned padded = (s.width + 3) / 4 * 4;
         for (unsigned i = threadIdx.x; i < n * padded; i += THREADS) {
             const unsigned r = i / padded, at = i % padded;
-            place_of(tile, stride, s, r)[at] = at < s.width ? load(row_of(s, r) + at) : 0;
+            place_of(tile, stride, s, r)[at] = at < s.width ? sl_load(row_of(s, r) + at) : 0;
         }
         return;
     }
@@ -104,7 +91,7 @@ template <int AT_ONCE, class T> __device__ void stage(float *tile, unsigned stri
 #pragma unroll
         for (unsigned i = 0; i < PIECES; i++)
             if (first + i * step < n)
-                put8(place_of(tile, stride, s, first + i * step) + at, raw[i], s.a);
+                put8(place_of(tile, stride, s, first + i * step) + at, raw[i]);
     }
 }
 
@@ -112,9 +99,9 @@ template <int AT_ONCE, class T> __device__ void stage(float *tile, unsigned stri
 __device__ __forceinline__ void stage_q(float *tile, unsigned stride, const sl_attention_cuda_args &a,
                                         uint64_t at, uint64_t row_stride, unsigned n_row, unsigned width,
                                         bool aligned) {
-    if (a.act == SL_ACT_BF16)
+    if (a.act == SL_ACT_F16)
         stage<4>(tile, stride,
-                 source<sl_bf16>{static_cast<const sl_bf16 *>(a.q) + at, nullptr, row_stride, n_row, width,
+                 source<sl_f16>{static_cast<const sl_f16 *>(a.q) + at, nullptr, row_stride, n_row, width,
                                  aligned});
     else
         stage<4>(
@@ -123,8 +110,8 @@ __device__ __forceinline__ void stage_q(float *tile, unsigned stride, const sl_a
 }
 
 __device__ __forceinline__ void store_act(void *y, uint64_t at, float v, sl_act act) {
-    if (act == SL_ACT_BF16)
-        sl_store(static_cast<sl_bf16 *>(y) + at, v);
+    if (act == SL_ACT_F16)
+        sl_store(static_cast<sl_f16 *>(y) + at, v);
     else
         sl_store(static_cast<float *>(y) + at, v);
 }
@@ -190,7 +177,7 @@ static inline bool sl_attention_q_aligned(const sl_attention_cuda_args *a) {
 /* Runs of one row (attention_decode.cu). */
 int sl_attention_decode_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream);
 
-/* Runs of more rows than SL_ATTENTION_SHORT, bf16 over f16, head_dim up to SL_ATTENTION_MATRIX_DIM
+/* Runs of more rows than SL_ATTENTION_SHORT, f16 over f16, head_dim up to SL_ATTENTION_MATRIX_DIM
  * (attention_mma.cu). Up to that number the products of a pass have the same bits for any number of rows, and
  * so has attention. */
 enum { SL_ATTENTION_SHORT = SL_GEMV_ROWS, SL_ATTENTION_MATRIX_DIM = 256 };

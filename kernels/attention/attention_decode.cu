@@ -258,7 +258,7 @@ int sl_attention_decode_cuda(const sl_attention_cuda_args *args, sl_cuda_stream 
     const uint64_t shares = static_cast<uint64_t>(pieces) * args->runs.n;
     const uint64_t split = shares >= BLOCKS ? 1 : min(BLOCKS / shares, static_cast<uint64_t>(CHUNKS));
     const dim3 grid(static_cast<unsigned>(split), pieces, args->runs.n);
-    const int status = sl_launch(args->kv.f16 ? attend_chunks<half_bits> : attend_chunks<float>, grid,
+    const int status = sl_launch(args->kv.f16 ? attend_chunks<sl_f16> : attend_chunks<float>, grid,
                                  dim3(THREADS), shared_bytes(d), stream, d);
     if (status != 0)
         return status;

@@ -1,4 +1,4 @@
-/* Causal attention of long runs on the matrix units of a CUDA device, for bf16 activations over f16 keys and
+/* Causal attention of long runs on the matrix units of a CUDA device, for f16 activations over f16 keys and
  * values: FlashAttention-2 (Dao 2023). A block holds ROWS rows, each one query head of one token: the heads of
  * a group lie side by side, so that short runs fill blocks too and keys are read for all heads of a group at
  * once. A warp owns 16 rows, their sums in registers; keys and values pass through shared memory in tiles of
@@ -7,10 +7,9 @@
  * result does not depend on where a run is cut or which rows share a block. (A value in sight of one row that
  * is no finite number reaches the rows of its block that do not see it.)
  *
- * What is rounded. Scores: nothing but f32 sums, because a query's row times a power of two that brings its
- * largest element to 2^14 is exact in f16 down to 2^-31 of that element, and keys are f16 as they lie.
- * Weights: to f16, as 2^15 exp(score - top), so that those down to 2^-29 of the largest keep 11 bits. Sums
- * over values are f32, the result is rounded to bf16.
+ * What is rounded. Scores: nothing but f32 sums, because queries and keys are f16 as they lie. Weights: to f16,
+ * as 2^15 exp(score - top), so that those down to 2^-29 of the largest keep 11 bits. Sums over values are f32,
+ * the result is rounded to f16.
  *
  * Cost: 4 KEYS P operations a row and tile against 4 KEYS P bytes a block from L2: 64 per byte. A warp reads
  * each tile once from shared memory for its 16 rows: 16 per byte. Three blocks share an SM up to P = 128,
@@ -29,6 +28,8 @@ constexpr float LIFT = 15; /* weights stand for 2^LIFT times themselves */
 struct matrix_args {
     sl_attention_cuda_args a;
     uint32_t group;
+    float unit; /* scores times it are logarithms to base 2 */
+    bool aligned; /* rows of q, for 16 bytes at a time */
 };
 
 /* A block's share: rows first .. first + n - 1 of a run and a kv head, counted by token, then by head. */
@@ -45,11 +46,10 @@ template <int WIDTH> struct tiles {
     uint16_t q[ROWS * STRIDE], k[KEYS * STRIDE], v[KEYS * STRIDE];
 };
 
-/* What a lane holds of its warp's rows lane / 4 and lane / 4 + 8. Scores times unit are logarithms to base 2;
- * sums stand for exp2(top) times themselves. */
+/* What a lane holds of its warp's rows lane / 4 and lane / 4 + 8. Sums stand for exp2(top) times themselves. */
 template <int WIDTH> struct rows {
     uint64_t begin[2], end[2]; /* keys in sight */
-    float unit[2], top[2], total[2], sum[WIDTH / 8][4];
+    float top[2], total[2], sum[WIDTH / 8][4];
 };
 
 __device__ bool share_of(const matrix_args &p, share *s) {
@@ -98,30 +98,23 @@ __device__ void stage(uint16_t *tile, const share &s, const uint16_t *from, uint
     sl_copy_async_commit();
 }
 
-/* Power of two that brings a row whose largest element is top to 2^14, as the exponent field of a float. */
-__device__ unsigned lift_of(float top) { return 268 - max(__float_as_uint(top) >> 23, 41u); }
-
-/* The warp's queries to shared memory, and what their scores are to be multiplied by. */
-template <int WIDTH>
-__device__ void stage_queries(const matrix_args &p, const share &s, uint16_t *tile, float unit[2]) {
-    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const sl_bf16 *q = static_cast<const sl_bf16 *>(p.a.q);
+/* The block's queries, zeros for rows and components that are not there; the copies go with those that come
+ * next. */
+template <int WIDTH> __device__ void stage_queries(const matrix_args &p, const share &s, uint16_t *tile) {
+    enum { PIECES = WIDTH / 8 };
+    const uint16_t *q = static_cast<const uint16_t *>(p.a.q);
+    const uint32_t dim = p.a.kv.head_dim;
 #pragma unroll 4
-    for (unsigned r = 0; r < WARP_ROWS; r++) {
-        const unsigned row = warp * WARP_ROWS + r;
-        const uint64_t at = row < s.n ? row_at(p, s, row, p.a.q_stride) : 0;
-        float x[WIDTH / 32], top = 0;
-        for (unsigned i = 0; i < WIDTH / 32; i++) {
-            x[i] = row < s.n && lane + 32 * i < p.a.kv.head_dim ? sl_load(q + at + lane + 32 * i) : 0;
-            top = fmaxf(top, fabsf(x[i]));
+    for (unsigned i = threadIdx.x; i < ROWS * PIECES; i += THREADS) {
+        const unsigned row = i / PIECES, at = i % PIECES * 8;
+        const uint64_t from = row_at(p, s, row < s.n ? row : 0, p.a.q_stride) + at;
+        uint16_t *to = tile + row * tiles<WIDTH>::STRIDE + at;
+        if (p.aligned) {
+            sl_copy_async16_zero(to, q + from, row < s.n && at < dim);
+        } else {
+            for (unsigned j = 0; j < 8; j++)
+                to[j] = row < s.n && at + j < dim ? q[from + j] : static_cast<uint16_t>(0);
         }
-        const unsigned lift = lift_of(sl_warp_max(top));
-        for (unsigned i = 0; i < WIDTH / 32; i++)
-            tile[row * tiles<WIDTH>::STRIDE + lane + 32 * i] =
-                sl_float_to_half(x[i] * __uint_as_float(lift << 23));
-        const float scale = p.a.scale * LOG2_E * __uint_as_float((254 - lift) << 23);
-        unit[0] = r == lane / 4 ? scale : unit[0];
-        unit[1] = r == lane / 4 + 8 ? scale : unit[1];
     }
 }
 
@@ -133,7 +126,7 @@ template <int WIDTH> __device__ void begin_rows(const matrix_args &p, const shar
         mine.begin[h] = seen.begin;
         mine.end[h] = row < s.n ? seen.end : seen.begin;
         mine.top[h] = NEVER;
-        mine.unit[h] = mine.total[h] = 0;
+        mine.total[h] = 0;
     }
 #pragma unroll
     for (int i = 0; i < WIDTH / 8 * 4; i++)
@@ -182,16 +175,16 @@ __device__ float quad_max(float v) {
 }
 
 /* Scores to weights; the sums so far fade. The lane's share of a row's total is its own until the end. */
-template <int WIDTH> __device__ void weigh(rows<WIDTH> &mine, int h, float score[N_TILE][4]) {
+template <int WIDTH> __device__ void weigh(rows<WIDTH> &mine, int h, float unit, float score[N_TILE][4]) {
     float best = -INFINITY, total = 0;
 #pragma unroll
     for (int i = 0; i < N_TILE * 2; i++)
         best = fmaxf(best, score[i / 2][2 * h + i % 2]);
-    const float top = fmaxf(mine.top[h], quad_max(best) * mine.unit[h] - LIFT), fade = exp2f(mine.top[h] - top);
+    const float top = fmaxf(mine.top[h], quad_max(best) * unit - LIFT), fade = exp2f(mine.top[h] - top);
 #pragma unroll
     for (int i = 0; i < N_TILE * 2; i++) {
         float *weight = &score[i / 2][2 * h + i % 2];
-        *weight = exp2f(fmaf(*weight, mine.unit[h], -top));
+        *weight = exp2f(fmaf(*weight, unit, -top));
         total += *weight;
     }
     mine.top[h] = top;
@@ -210,8 +203,8 @@ __device__ void add_values(const tiles<WIDTH> &t, const float weight[N_TILE][4],
 #pragma unroll
     for (int i = 0; i < N_TILE; i += 2) {
         const float *left = weight[i], *right = weight[i + 1];
-        const uint32_t a[4] = {sl_pack_f16(left[0], left[1]), sl_pack_f16(left[2], left[3]),
-                               sl_pack_f16(right[0], right[1]), sl_pack_f16(right[2], right[3])};
+        const uint32_t a[4] = {sl_pack_half(left[0], left[1]), sl_pack_half(left[2], left[3]),
+                               sl_pack_half(right[0], right[1]), sl_pack_half(right[2], right[3])};
 #pragma unroll
         for (int c = 0; c < WIDTH / 8; c += 2) {
             uint32_t b[4];
@@ -232,7 +225,7 @@ template <int WIDTH> __device__ void finish(const matrix_args &p, const share &s
         total += __shfl_xor_sync(0xffffffffu, total, 2);
         if (row >= s.n)
             continue;
-        sl_bf16 *y = static_cast<sl_bf16 *>(p.a.y) + row_at(p, s, row, p.a.y_stride);
+        sl_f16 *y = static_cast<sl_f16 *>(p.a.y) + row_at(p, s, row, p.a.y_stride);
 #pragma unroll
         for (unsigned i = 0; i < WIDTH / 8 * 2; i++) {
             const unsigned col = i / 2 * 8 + lane % 4 * 2 + i % 2;
@@ -251,10 +244,10 @@ __global__ void __launch_bounds__(THREADS, WIDTH > 128 ? 2 : 3) attend_matrix(ma
     if (!share_of(p, &s))
         return;
     uint64_t base = s.begin / KEYS * KEYS;
+    stage_queries<WIDTH>(p, s, t->q);
     stage<WIDTH>(t->k, s, s.k, base, dim);
     rows<WIDTH> mine;
     begin_rows(p, s, mine);
-    stage_queries<WIDTH>(p, s, t->q, mine.unit);
     for (; base < s.end; base += KEYS) {
         float score[N_TILE][4];
         sl_copy_async_wait<0>();
@@ -264,7 +257,7 @@ __global__ void __launch_bounds__(THREADS, WIDTH > 128 ? 2 : 3) attend_matrix(ma
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             hide(mine, h, base, score);
-            weigh(mine, h, score);
+            weigh(mine, h, p.unit, score);
         }
         sl_copy_async_wait<0>();
         __syncthreads(); /* the values are here, nobody reads keys any more */
@@ -284,7 +277,8 @@ template <int WIDTH> int launch_width(const matrix_args &p, sl_cuda_stream strea
 } // namespace
 
 int sl_attention_matrix_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream) {
-    const matrix_args p = {*args, args->n_head / args->kv.n_kv_head};
+    const matrix_args p = {*args, args->n_head / args->kv.n_kv_head, args->scale * LOG2_E,
+                           sl_attention_q_aligned(args)};
     const uint32_t dim = args->kv.head_dim;
     return dim <= 64    ? launch_width<64>(p, stream)
            : dim <= 96  ? launch_width<96>(p, stream)

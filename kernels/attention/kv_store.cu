@@ -26,7 +26,7 @@ template <class T> __global__ void kv_store(sl_kv_store_args a) {
 
 int sl_kv_store_cuda(const sl_kv_store_args *args, sl_cuda_stream stream) {
     const dim3 grid(args->runs.max_tok, args->runs.n, 2);
-    return sl_launch(args->act == SL_ACT_BF16 ? kv_store<sl_bf16> : kv_store<float>, grid, dim3(THREADS), 0,
+    return sl_launch(args->act == SL_ACT_F16 ? kv_store<sl_f16> : kv_store<float>, grid, dim3(THREADS), 0,
                      stream, *args);
 }
 

@@ -12,6 +12,7 @@ int sl_block_linear_cuda(const sl_block_args *args, sl_cuda_stream stream) {
     a.p.y = args->y;
     a.p.y_stride = args->y_stride;
     a.p.out = SL_OUT_ACT;
+    a.p.gain = 1;
     a.p.n_row = a.p.k = args->b;
     a.p.rows = args->rows;
     a.n_block = args->n_block;

@@ -87,6 +87,6 @@ int sl_bridge_cuda(const sl_bridge_cuda_args *args, sl_cuda_stream stream) {
     const bool step = args->runs.max_tok == 1;
     const bridge_launch launch = {*args, step ? 128u : 32u, step ? 1u : 64u};
     const dim3 grid(sl_ceil_div(args->e, launch.width), args->runs.n), block(step ? 128 : 256);
-    return sl_launch(args->act == SL_ACT_BF16 ? bridge<sl_bf16> : bridge<float>, grid, block,
+    return sl_launch(args->act == SL_ACT_F16 ? bridge<sl_f16> : bridge<float>, grid, block,
                      launch.width * launch.tile * sizeof(float2), stream, launch);
 }

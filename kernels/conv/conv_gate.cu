@@ -102,6 +102,6 @@ int sl_conv_gate_cuda(const sl_conv_cuda_args *args, sl_cuda_stream stream) {
     const conv_launch launch = {*args, n_head, args->runs.max_tok == 1 ? n_warp : 1, chunk};
     const dim3 grid(sl_ceil_div(n_head, launch.block_heads), args->runs.n,
                     sl_ceil_div(args->runs.max_tok, chunk));
-    return sl_launch(args->act == SL_ACT_BF16 ? conv_gate<sl_bf16> : conv_gate<float>, grid,
+    return sl_launch(args->act == SL_ACT_F16 ? conv_gate<sl_f16> : conv_gate<float>, grid,
                      dim3(n_warp * WARP), n_warp * args->head_dim * sizeof(float), stream, launch);
 }

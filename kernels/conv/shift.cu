@@ -30,5 +30,5 @@ template <class T> __global__ void __launch_bounds__(N_THREAD, 8) shift(sl_shift
 
 int sl_shift_cuda(const sl_shift_args *args, sl_cuda_stream stream) {
     const dim3 grid(sl_ceil_div(args->n, N_THREAD), args->runs.n, sl_ceil_div(args->runs.max_tok, CHUNK));
-    return sl_launch(args->act == SL_ACT_BF16 ? shift<sl_bf16> : shift<float>, grid, dim3(N_THREAD), 0, stream, *args);
+    return sl_launch(args->act == SL_ACT_F16 ? shift<sl_f16> : shift<float>, grid, dim3(N_THREAD), 0, stream, *args);
 }

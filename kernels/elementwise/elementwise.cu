@@ -4,11 +4,12 @@
 
 enum { THREADS = 256, WIDE = 4 };
 
-/* ---- gate = silu(gate) * up ---------------------------------------------------------------------- */
+/* ---- gate = silu(gate) * up, scaled ---------------------------------------------------------------------- */
 
 struct silu_launch {
     sl_silu_args a;
-    bool wide; /* groups of four elements are aligned */
+    float scale; /* a power of two */
+    bool wide;   /* groups of four elements are aligned */
 };
 
 /* A thread takes four neighbouring elements of a row. */
@@ -25,12 +26,12 @@ template <class T> __global__ void silu_mul(silu_launch launch) {
         sl_load4(gate, g);
         sl_load4(up, u);
         for (int i = 0; i < WIDE; i++)
-            g[i] = sl_silu(g[i]) * u[i];
+            g[i] = sl_silu(g[i]) * (u[i] * launch.scale);
         sl_store4(gate, g);
         return;
     }
     for (uint32_t i = 0; i < WIDE && at + i < a.n; i++)
-        sl_store(gate + i, sl_silu(sl_load(gate + i)) * sl_load(up + i));
+        sl_store(gate + i, sl_silu(sl_load(gate + i)) * (sl_load(up + i) * launch.scale));
 }
 
 static bool is_wide(const void *p, uint64_t stride, sl_act act) {
@@ -39,10 +40,11 @@ static bool is_wide(const void *p, uint64_t stride, sl_act act) {
 }
 
 int sl_silu_mul_cuda(const sl_silu_args *args, sl_cuda_stream stream) {
-    const silu_launch launch = {*args, is_wide(args->gate, args->gate_stride, args->act) &&
+    const silu_launch launch = {*args, ldexpf(1, -static_cast<int>(args->lift)),
+                                is_wide(args->gate, args->gate_stride, args->act) &&
                                            is_wide(args->up, args->up_stride, args->act)};
     const dim3 grid(sl_ceil_div(args->n, THREADS * WIDE), args->rows.max);
-    return sl_launch(args->act == SL_ACT_BF16 ? silu_mul<sl_bf16> : silu_mul<float>, grid, dim3(THREADS), 0,
+    return sl_launch(args->act == SL_ACT_F16 ? silu_mul<sl_f16> : silu_mul<float>, grid, dim3(THREADS), 0,
                      stream, launch);
 }
 

@@ -1,5 +1,5 @@
 /* Products of stored weights with any number of rows of f32 activations, where cuBLAS is absent (gemm_mma.cu
- * takes bf16): tiles of 64 weight rows by 64 rows of x, 32 elements at a time expanded into shared memory, 4
+ * takes f16): tiles of 64 weight rows by 64 rows of x, 32 elements at a time expanded into shared memory, 4
  * x 4 sums per thread in f32. Each sum runs over its elements in order, whatever the tile holds beside it.
  * Tiles beyond the number of rows leave at once. */
 #include "kernels/gemm/product_cuda.h"
@@ -86,7 +86,7 @@ template <sl_type type> int launch(const sl_blocks_args &a, sl_cuda_stream strea
 } // namespace
 
 int sl_gemm_blocks_cuda(const sl_blocks_args &a, sl_cuda_stream stream) {
-    if (a.p.act == SL_ACT_BF16) return sl_gemm_mma_blocks_cuda(a, stream);
+    if (a.p.act == SL_ACT_F16) return sl_gemm_mma_blocks_cuda(a, stream);
     switch (a.p.type) {
     case SL_F32: return launch<SL_F32>(a, stream);
     case SL_F16: return launch<SL_F16>(a, stream);

@@ -1,14 +1,14 @@
-/* Products of stored weights with many rows of bf16 activations on the matrix units; how many rows may be
+/* Products of stored weights with many rows of f16 activations on the matrix units; how many rows may be
  * known to the device only.
  *
  * A block of four warps computes 64 rows of x by 128 weight rows (32 where that would leave most of a GPU,
  * or of the tile, idle), 64 elements at a time, three steps of tiles in shared memory: while one is
- * multiplied, the copies for the next two are under way. bf16 weights and x go there by asynchronous copies;
+ * multiplied, the copies for the next two are under way. f16 weights and x go there by asynchronous copies;
  * weights of other types are read into registers before a multiplication, and after it expanded and rounded
- * to bf16. Chunk c of row r of a tile lies at c ^ r % 8 of its row of 128 bytes, so that the eight rows of a
+ * to f16. Chunk c of row r of a tile lies at c ^ r % 8 of its row of 128 bytes, so that the eight rows of a
  * matrix load, and the eight chunks of a copied row, are in different banks. Per element of the depth 64 x
  * 128 products for 384 bytes from the second-level cache: 43 operations a byte; 72 KB of shared memory allow
- * two blocks per SM of 164 KB and three of 228 KB, whose registers are enough for bf16; the other types take
+ * two blocks per SM of 164 KB and three of 228 KB, whose registers are enough for f16; the other types take
  * two.
  *
  * Blocks beyond the number of rows leave at once. Each sum runs over its elements in the same order,
@@ -21,7 +21,7 @@
 namespace {
 
 enum { WARP = 32, N_WARP = 4, N_THREAD = N_WARP * WARP, N_STAGE = 3 };
-enum { TOKENS = 64, DEPTH = 64, ROW_CHUNKS = DEPTH / 8 }; /* a chunk: eight bf16, 16 bytes */
+enum { TOKENS = 64, DEPTH = 64, ROW_CHUNKS = DEPTH / 8 }; /* a chunk: eight f16, 16 bytes */
 enum { ROWS_APART = N_THREAD / ROW_CHUNKS };              /* between the chunks that a thread brings */
 enum { FEW_BLOCKS = 64 }; /* fewer than half the SMs of the GPUs this is meant for */
 
@@ -73,7 +73,7 @@ template <sl_type type, int cols> struct w_source {
         for (uint32_t r = 0; r < cols; r += ROWS_APART) {
             const unsigned char *from = row + (r < n_row ? r : 0) * row_bytes;
             const uint32_t length = r < n_row ? k : 0;
-            if constexpr (type == SL_BF16)
+            if constexpr (type == SL_F16)
                 bring_halves(tile + r * ROW_CHUNKS, (const uint16_t *)from, length, i,
                              ((uintptr_t)row | row_bytes) % 16 == 0);
             else if (i + 8 <= length) eights[r / ROWS_APART].load(from, sl_groups_of(k), i);
@@ -81,7 +81,7 @@ template <sl_type type, int cols> struct w_source {
     }
 
     __device__ __forceinline__ void end(uint4 *tile, uint32_t i) const {
-        if constexpr (type != SL_BF16) {
+        if constexpr (type != SL_F16) {
 #pragma unroll
             for (uint32_t r = 0; r < cols; r += ROWS_APART)
                 expand_to(tile + r * ROW_CHUNKS, eights[r / ROWS_APART], row + r * row_bytes,
@@ -94,14 +94,14 @@ template <sl_type type, int cols> struct w_source {
         if (i + 8 <= length) {
             float v[8];
             eight.unpack(i, v);
-            *to = make_uint4(sl_pack_bf16(v[0], v[1]), sl_pack_bf16(v[2], v[3]), sl_pack_bf16(v[4], v[5]),
-                             sl_pack_bf16(v[6], v[7]));
+            *to = make_uint4(sl_pack_f16(v[0], v[1]), sl_pack_f16(v[2], v[3]), sl_pack_f16(v[4], v[5]),
+                             sl_pack_f16(v[6], v[7]));
             return;
         }
 #pragma unroll 1
         for (uint32_t j = 0; j < 8; j++) {
             const float v = i + j < length ? sl_weight<type>(from, sl_groups_of(length), i + j) : 0;
-            ((uint16_t *)to)[j] = sl_float_to_bf16_bits(v);
+            ((uint16_t *)to)[j] = sl_float_to_f16(v);
         }
     }
 };
@@ -123,19 +123,20 @@ __device__ __forceinline__ void multiply(const stage<cols> &s, uint32_t warp, ui
             sl_mma_load(w, s.w + place(w_row + 16 * j, 2 * d + lane / 8 % 2));
 #pragma unroll
             for (uint32_t i = 0; i < 2; i++) {
-                sl_mma_bf16(sum[i][2 * j], x[i], w);
-                sl_mma_bf16(sum[i][2 * j + 1], x[i], w + 2);
+                sl_mma_f16(sum[i][2 * j], x[i], w);
+                sl_mma_f16(sum[i][2 * j + 1], x[i], w + 2);
             }
         }
     }
 }
 
-/* Two neighbouring sums, r even; words: may bf16 be stored by twos? */
+/* Two neighbouring sums, r even; words: may f16 be stored by twos? */
 __device__ __forceinline__ void put_pair(const sl_product_args &p, uint32_t t, uint32_t r, size_t at,
                                          bool words, const float sum[2]) {
     if (words && r + 1 < p.n_row) {
         const float low = p.bias ? p.bias[r] : 0, high = p.bias ? p.bias[r + 1] : 0;
-        *(uint32_t *)((uint16_t *)p.y + t * p.y_stride + at) = sl_pack_bf16(sum[0] + low, sum[1] + high);
+        *(uint32_t *)((uint16_t *)p.y + t * p.y_stride + at) =
+            sl_pack_f16(fmaf(sum[0], p.gain, low), fmaf(sum[1], p.gain, high));
         return;
     }
     if (r < p.n_row) sl_put_sum(p, t, r, at, sum[0]);
@@ -162,7 +163,7 @@ __device__ __forceinline__ void put_sums(const sl_product_args &p, uint32_t n, u
 /* ---- the product -------------------------------------------------------------------------------- */
 
 template <sl_type type, int cols>
-__global__ void __launch_bounds__(N_THREAD, type == SL_BF16 ? 3 : 2) gemm_mma_kernel(sl_blocks_args a) {
+__global__ void __launch_bounds__(N_THREAD, type == SL_F16 ? 3 : 2) gemm_mma_kernel(sl_blocks_args a) {
     SL_SHARED(stage<cols>, stages);
     const sl_product_args &p = a.p;
     const uint32_t n = sl_rows_count(p.rows), n_tile = (p.n_row + cols - 1) / cols;

@@ -146,11 +146,11 @@ template <sl_type type, class X> int launch(const sl_blocks_args &a, sl_cuda_str
 int sl_gemv_blocks_cuda(const sl_blocks_args &a, sl_cuda_stream stream) {
     const bool f32 = a.p.act == SL_ACT_F32;
     switch (a.p.type) {
-    case SL_F32: return f32 ? launch<SL_F32, float>(a, stream) : launch<SL_F32, sl_bf16>(a, stream);
-    case SL_F16: return f32 ? launch<SL_F16, float>(a, stream) : launch<SL_F16, sl_bf16>(a, stream);
-    case SL_BF16: return f32 ? launch<SL_BF16, float>(a, stream) : launch<SL_BF16, sl_bf16>(a, stream);
-    case SL_Q8: return f32 ? launch<SL_Q8, float>(a, stream) : launch<SL_Q8, sl_bf16>(a, stream);
-    default: return f32 ? launch<SL_Q4, float>(a, stream) : launch<SL_Q4, sl_bf16>(a, stream);
+    case SL_F32: return f32 ? launch<SL_F32, float>(a, stream) : launch<SL_F32, sl_f16>(a, stream);
+    case SL_F16: return f32 ? launch<SL_F16, float>(a, stream) : launch<SL_F16, sl_f16>(a, stream);
+    case SL_BF16: return f32 ? launch<SL_BF16, float>(a, stream) : launch<SL_BF16, sl_f16>(a, stream);
+    case SL_Q8: return f32 ? launch<SL_Q8, float>(a, stream) : launch<SL_Q8, sl_f16>(a, stream);
+    default: return f32 ? launch<SL_Q4, float>(a, stream) : launch<SL_Q4, sl_f16>(a, stream);
     }
 }
 

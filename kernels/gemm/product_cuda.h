@@ -13,7 +13,7 @@ struct sl_blocks_args {
 };
 int sl_gemv_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* rows.max <= SL_GEMV_ROWS */
 int sl_gemm_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream);
-int sl_gemm_mma_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* act bf16 */
+int sl_gemm_mma_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* act f16 */
 
 __device__ __forceinline__ uint32_t sl_rows_count(const sl_rows &rows) {
     return rows.n ? *rows.n : rows.max;
@@ -22,6 +22,7 @@ __device__ __forceinline__ uint32_t sl_rows_count(const sl_rows &rows) {
 /* Row t, weight row r of a product whose arguments p are; at: column of y. */
 __device__ __forceinline__ void sl_put_sum(const sl_product_args &p, uint32_t t, uint32_t r, size_t at,
         float sum) {
+    sum *= p.gain;
     if (p.bias) sum += p.bias[r];
     if (p.out == SL_OUT_ADD) {
         const size_t b = p.rows.index ? p.rows.index[t] : t;
@@ -30,7 +31,7 @@ __device__ __forceinline__ void sl_put_sum(const sl_product_args &p, uint32_t t,
     } else if (p.out == SL_OUT_F32 || p.act == SL_ACT_F32) {
         ((float *)p.y)[t * p.y_stride + at] = sum;
     } else {
-        sl_store((sl_bf16 *)p.y + t * p.y_stride + at, sum);
+        sl_store((sl_f16 *)p.y + t * p.y_stride + at, sum);
     }
 }
 

@@ -52,10 +52,8 @@ __device__ __forceinline__ float sl_weight(const void *row, uint32_t groups, uin
 
 /* Two halves of a word. */
 template <sl_type type> __device__ __forceinline__ void sl_unpack_halves(uint32_t word, float v[2]) {
-    if constexpr (type == SL_F16) {
-        v[0] = sl_half_to_float((uint16_t)(word & 0xffff));
-        v[1] = sl_half_to_float((uint16_t)(word >> 16));
-    } else {
+    if constexpr (type == SL_F16) sl_unpack_half(word, v);
+    else {
         v[0] = __uint_as_float(word << 16);
         v[1] = __uint_as_float(word & 0xffff0000u);
     }

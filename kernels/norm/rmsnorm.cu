@@ -40,6 +40,6 @@ int sl_rmsnorm_cuda(const sl_norm_args *args, sl_cuda_stream stream) {
     const dim3 grid(args->rows.max, sl_ceil_div(args->n_group, n_team)),
         block(n_team * launch.n_warp * SL_TEAM_WARP);
     void (*kernel)(norm_launch) = rmsnorm<float, float>;
-    if (args->act == SL_ACT_BF16) kernel = args->x_f32 ? rmsnorm<float, sl_bf16> : rmsnorm<sl_bf16, sl_bf16>;
+    if (args->act == SL_ACT_F16) kernel = args->x_f32 ? rmsnorm<float, sl_f16> : rmsnorm<sl_f16, sl_f16>;
     return sl_launch(kernel, grid, block, 0, stream, launch);
 }

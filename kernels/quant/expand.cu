@@ -1,4 +1,4 @@
-/* Stored weights as plain f32 or bf16 rows, for products by another library: eight elements per thread, bound
+/* Stored weights as plain f32 or f16 rows, for products by another library: eight elements per thread, bound
  * by memory. */
 #include "kernels/cuda_kernels.h"
 #include "kernels/gemm/weights_cuda.h"
@@ -28,7 +28,7 @@ template <sl_type type> __global__ void __launch_bounds__(N_THREAD) expand_kerne
         sl_weight8<type>((const unsigned char *)a.w + r * a.w_row_bytes, groups, a.k, i, v);
         const size_t at = r * a.dst_stride + i;
         if (a.act == SL_ACT_F32) put8((float *)a.dst + at, a.k - i, v);
-        else put8((sl_bf16 *)a.dst + at, a.k - i, v);
+        else put8((sl_f16 *)a.dst + at, a.k - i, v);
     }
 }
 

@@ -44,6 +44,6 @@ int sl_rope_cuda(const sl_rope_args *args, sl_cuda_stream stream) {
     if (n == 0)
         return 0;
     const dim3 grid((n + THREADS - 1) / THREADS, args->rows.max);
-    return sl_launch(args->act == SL_ACT_BF16 ? rope<sl_bf16> : rope<float>, grid, dim3(THREADS), 0, stream,
+    return sl_launch(args->act == SL_ACT_F16 ? rope<sl_f16> : rope<float>, grid, dim3(THREADS), 0, stream,
                      *args);
 }

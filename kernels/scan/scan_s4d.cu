@@ -174,6 +174,6 @@ s4d_launch plan(const sl_s4d_cuda_args &a) {
 int sl_s4d_cuda(const sl_s4d_cuda_args *args, sl_cuda_stream stream) {
     const s4d_launch l = plan(*args);
     const dim3 grid(args->e / args->head_dim, args->runs.n), block(l.width * l.rows);
-    return sl_launch(args->act == SL_ACT_BF16 ? scan_s4d<sl_bf16> : scan_s4d<float>, grid, block,
+    return sl_launch(args->act == SL_ACT_F16 ? scan_s4d<sl_f16> : scan_s4d<float>, grid, block,
                      l.tile * floats_per_token(l) * sizeof(float), stream, l);
 }

@@ -8,7 +8,7 @@
  *
  * Every element takes the same steps wherever a sequence is cut: decode steps, short runs and resumed ones
  * give the same bits, no segment sums are needed and nothing is rounded but inputs and outputs. It takes every
- * shape, and all runs of f32 activations; long runs of bf16 activations, for which one block per head and 4 P N
+ * shape, and all runs of f32 activations; long runs of f16 activations, for which one block per head and 4 P N
  * operations per token and head on f32 units are too little of a GPU, go to scan_s6_chunk.cu. */
 #include "kernels/scan/scan_cuda.h"
 
@@ -234,6 +234,6 @@ s6_launch plan(const sl_s6_cuda_args &a) {
 int sl_s6_cuda(const sl_s6_cuda_args *args, sl_cuda_stream stream) {
     const s6_launch l = plan(*args);
     const dim3 grid(args->e / args->head_dim, args->runs.n), block(l.width / SIDE * l.lanes);
-    return sl_launch(args->act == SL_ACT_BF16 ? scan_s6<sl_bf16> : scan_s6<float>, grid, block,
+    return sl_launch(args->act == SL_ACT_F16 ? scan_s6<sl_f16> : scan_s6<float>, grid, block,
                      l.tile * floats_per_token(l) * sizeof(float), stream, l);
 }

@@ -1,5 +1,5 @@
 /* S6 selective scan of long runs on the matrix units: the chunked form of state space duality (Dao and Gu
- * 2024, "Transformers are SSMs", section 6) of bridge.md step 4, for bf16 activations. One long sequence
+ * 2024, "Transformers are SSMs", section 6) of bridge.md step 4, for f16 activations. One long sequence
  * fills the GPU, because all chunks of all heads are computed side by side; only the states between them are
  * passed on in order.
  *
@@ -12,17 +12,18 @@
  *
  * Numbers. L is exp of a sum of the steps -decay Delta between two tokens: of the rest of j's block of 8
  * tokens, of whole blocks and of the beginning of i's. All terms have one sign: no differences of long sums,
- * no division by a decay, and what lies in the future is masked before exp. B and C are bf16 as they come.
- * Every other operand of a product (the weighed r, C B^T * L * Delta, r, S) is f32 and goes in as hi + lo,
- * two bf16: of the products hi hi, hi lo and lo hi what is lost is below 2^-16 of each summand. Sums and
- * states are f32. Measured in the harness against float64, decay Delta from 1e-6 to 50: the state is off by
- * 2e-6 to 5e-6 of its largest element, where the token scan is by 2e-7 to 7e-7, and y, which is rounded to
- * bf16, by the same 4e-3 at most, 3e-4 to 9e-4 in the mean square.
+ * no division by a decay, and what lies in the future is masked before exp. C B^T is of f16 as they come.
+ * Every other operand of a product (the weighed r, C B^T * L * Delta, r, S) is f32, whose range f16 does not
+ * have, and goes in as hi + lo, two bf16; B and C beside them too, which is exact (11 bits are 8 and at most 3):
+ * of the products hi hi, hi lo and lo hi what is lost is below 2^-16 of each summand. Sums and states are f32.
+ * Measured in the harness against float64, decay Delta from 1e-6 to 50: the state is off by up to 9e-6 of its
+ * largest element, where the token scan is by up to 5e-7, and y, which is rounded to f16, by the same 5e-4 of its
+ * head's largest at most, 2e-4 in the mean square.
  * Where a head's summands cancel the norm enlarges what is left and its error: the harness follows 2^-15 of the
  * summands' sizes through gate and norm, and no seed has gone beyond that.
  *
- * Counted at P = N = 64, a token and head: 26 K multiply-adds on matrix units (C B^T 2.5 K and the triangle
- * 7.5 K, of which future fragments are skipped, C S 8 K, the contribution 8 K) against 12 K of the token scan
+ * Counted at P = N = 64, a token and head: 35 K multiply-adds on matrix units (C B^T 2.5 K and the triangle
+ * 7.5 K, of which future fragments are skipped, C S 12 K, the contribution 12 K) against 12 K of the token scan
  * on f32 units, of which there are a fifteenth. 1.1 KB of activations, B and C again for every head, and 4 x
  * 256 bytes of states to and from the scratch, which for a pass of 512 tokens fits in L2 (8 MB in use at e =
  * 4096). C B^T is formed again for every head of a group: a tenth of the products, for which heads need not wait
@@ -60,7 +61,7 @@ struct chunk_launch {
     bool even, wide_state; /* and states two or four floats */
 };
 
-/* Shared memory of a block. Tiles of bf16, rows of width + PAD or depth + PAD. */
+/* Shared memory of a block. Tiles of bf16, b and c of f16, rows of width + PAD or depth + PAD. */
 struct chunk_memory {
     float *delta, *step;    /* [CHUNK] Delta; decay Delta */
     float *before, *after;  /* [CHUNK] steps of the token's block of TILE up to it; behind it */
@@ -141,7 +142,7 @@ __device__ __forceinline__ float *fades(const chunk_launch &l, uint32_t slot) {
 __device__ void stage_steps(const chunk_launch &l, const chunk &at, const chunk_memory &m) {
     const uint32_t t = threadIdx.x;
     if (t < CHUNK) {
-        m.delta[t] = t < at.n ? sl_s6_delta<sl_bf16>(l.a, at.row + t, at.head) : 0;
+        m.delta[t] = t < at.n ? sl_s6_delta<sl_f16>(l.a, at.row + t, at.head) : 0;
         m.step[t] = l.a.decay[at.head] * m.delta[t];
     }
     __syncthreads();
@@ -164,7 +165,7 @@ __device__ void stage_rows(const chunk_launch &l, const chunk &at, uint64_t colu
     const uint32_t pieces = l.depth / PIECE;
     for (uint32_t i = threadIdx.x; i < CHUNK * pieces; i += THREADS) {
         const uint32_t t = i / pieces, n = i % pieces * PIECE;
-        const sl_bf16 *from = sl_s6_in<sl_bf16>(l.a, at.row + t, column + n);
+        const sl_f16 *from = sl_s6_in<sl_f16>(l.a, at.row + t, column + n);
         uint16_t *to = tile + t * (l.depth + PAD) + n;
         if (l.wide_bc) sl_copy_async16_zero(to, from, t < at.n && n < l.a.n_state);
         else
@@ -188,7 +189,7 @@ __device__ __forceinline__ void split_piece(const float *v, uint16_t *hi, uint16
 __device__ __forceinline__ void load_r(const chunk_launch &l, const chunk &at, uint32_t t, uint32_t p,
                                        float *r) {
     const uint64_t row = at.row + t, c = static_cast<uint64_t>(at.head) * l.a.head_dim + p;
-    const sl_bf16 *in = sl_s6_in<sl_bf16>(l.a, row, l.a.e + c), *s = sl_s6_s<sl_bf16>(l.a, row, c);
+    const sl_f16 *in = sl_s6_in<sl_f16>(l.a, row, l.a.e + c), *s = sl_s6_s<sl_f16>(l.a, row, c);
     if (l.wide_r) {
         float add[PIECE];
         sl_load8(in, r);
@@ -254,9 +255,42 @@ __device__ __forceinline__ void load_right_transposed(uint32_t f[4], const uint1
     sl_mma_load(f, tile + (row + lane % 8 + lane / 16 * 8) * stride + column + lane / 8 % 2 * 8);
 }
 
+/* v[0] and v[1] as the halves of words, hi + lo. */
+__device__ __forceinline__ void split_pair(const float *v, uint32_t *hi, uint32_t *lo) {
+    uint16_t h[2], r[2];
+    sl_split_bf16(v[0], h, r);
+    sl_split_bf16(v[1], h + 1, r + 1);
+    *hi = h[0] | static_cast<uint32_t>(h[1]) << 16;
+    *lo = r[0] | static_cast<uint32_t>(r[1]) << 16;
+}
+
+/* A left factor that is f32, or f16 as it lies in a tile: hi + lo of bf16. */
+struct split_left {
+    uint32_t hi[4], lo[4];
+};
+__device__ __forceinline__ void split_half(const uint32_t f[4], split_left &left) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float v[2];
+        sl_unpack_half(f[i], v);
+        split_pair(v, left.hi + i, left.lo + i);
+    }
+}
+
+/* Two tiles of sums: a left factor times a right one, both split. */
 __device__ __forceinline__ void multiply_pair(float (*sum)[4], const uint32_t *left, const uint32_t *right) {
     sl_mma_bf16(sum[0], left, right);
     sl_mma_bf16(sum[1], left, right + 2);
+}
+__device__ __forceinline__ void multiply_split(float (*sum)[4], const split_left &left, const uint16_t *hi,
+                                               const uint16_t *lo, uint32_t stride, uint32_t row,
+                                               uint32_t column) {
+    uint32_t right[4];
+    load_right(right, hi, stride, row, column);
+    multiply_pair(sum, left.hi, right);
+    multiply_pair(sum, left.lo, right);
+    load_right(right, lo, stride, row, column);
+    multiply_pair(sum, left.hi, right);
 }
 
 /* ---- contribute --------------------------------------------------------------------------------- */
@@ -273,15 +307,14 @@ __device__ void contribute_part(const chunk_launch &l, const chunk &at, const ch
     const uint32_t g = threadIdx.x % WARP / 4, q = threadIdx.x % 4;
     float sum[PART / TILE][4] = {{0}};
     for (uint32_t t = 0; t < at.n; t += SPAN) {
-        uint32_t b[4], r[4];
+        uint32_t b[4];
+        split_left left;
         load_left_transposed(b, m.b, l.depth + PAD, t, n);
+        split_half(b, left);
 #pragma unroll
         for (uint32_t i = 0; i < PART / SPAN; i++) {
             if (p + i * SPAN >= l.width) continue;
-            load_right(r, m.r_hi, l.width + PAD, t, p + i * SPAN);
-            multiply_pair(sum + 2 * i, b, r);
-            load_right(r, m.r_lo, l.width + PAD, t, p + i * SPAN);
-            multiply_pair(sum + 2 * i, b, r);
+            multiply_split(sum + 2 * i, left, m.r_hi, m.r_lo, l.width + PAD, t, p + i * SPAN);
         }
     }
 #pragma unroll
@@ -359,7 +392,8 @@ __device__ void multiply_tokens(const chunk_launch &l, const chunk_memory &m, ui
         for (uint32_t t = 0; t < CHUNK; t += SPAN) {
             if (t > from) continue;
             load_right_transposed(b, m.b, l.depth + PAD, t, n);
-            multiply_pair(seen + t / TILE, c, b);
+            sl_mma_f16(seen[t / TILE], c, b);
+            sl_mma_f16(seen[t / TILE + 1], c, b + 2);
         }
     }
 }
@@ -390,15 +424,14 @@ template <int PAIRS>
 __device__ __forceinline__ void add_state(const chunk_launch &l, const chunk_memory &m, uint32_t from,
                                           float y[2 * PAIRS][4]) {
     for (uint32_t n = 0; n < l.depth; n += SPAN) {
-        uint32_t c[4], s[4];
+        uint32_t c[4];
+        split_left left;
         load_left(c, m.c, l.depth + PAD, from, n);
+        split_half(c, left);
 #pragma unroll
         for (uint32_t i = 0; i < PAIRS; i++) {
             if (i * SPAN >= l.width) continue;
-            load_right(s, m.s_hi, l.width + PAD, n, i * SPAN);
-            multiply_pair(y + 2 * i, c, s);
-            load_right(s, m.s_lo, l.width + PAD, n, i * SPAN);
-            multiply_pair(y + 2 * i, c, s);
+            multiply_split(y + 2 * i, left, m.s_hi, m.s_lo, l.width + PAD, n, i * SPAN);
         }
     }
 #pragma unroll
@@ -410,17 +443,10 @@ __device__ __forceinline__ void add_state(const chunk_launch &l, const chunk_mem
     }
 }
 
-/* Sums as the fragment of a left factor, hi + lo: two tiles side by side are SPAN columns of it. */
-__device__ __forceinline__ void split_sums(const float (*sum)[4], uint32_t hi[4], uint32_t lo[4]) {
+/* Sums as the fragment of a left factor: two tiles side by side are SPAN columns of it. */
+__device__ __forceinline__ void split_sums(const float (*sum)[4], split_left &left) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const float *v = sum[i / 2] + i % 2 * 2;
-        uint16_t h[2], r[2];
-        sl_split_bf16(v[0], h, r);
-        sl_split_bf16(v[1], h + 1, r + 1);
-        hi[i] = h[0] | static_cast<uint32_t>(h[1]) << 16;
-        lo[i] = r[0] | static_cast<uint32_t>(r[1]) << 16;
-    }
+    for (int i = 0; i < 4; i++) split_pair(sum[i / 2] + i % 2 * 2, left.hi + i, left.lo + i);
 }
 
 /* y += seen r. */
@@ -430,16 +456,12 @@ __device__ __forceinline__ void add_tokens(const chunk_launch &l, const chunk_me
 #pragma unroll
     for (uint32_t t = 0; t < CHUNK; t += SPAN) {
         if (t > from) continue;
-        uint32_t hi[4], lo[4], r[4];
-        split_sums(seen + t / TILE, hi, lo);
+        split_left left;
+        split_sums(seen + t / TILE, left);
 #pragma unroll
         for (uint32_t i = 0; i < PAIRS; i++) {
             if (i * SPAN >= l.width) continue;
-            load_right(r, m.r_hi, l.width + PAD, t, i * SPAN);
-            multiply_pair(y + 2 * i, hi, r);
-            multiply_pair(y + 2 * i, lo, r);
-            load_right(r, m.r_lo, l.width + PAD, t, i * SPAN);
-            multiply_pair(y + 2 * i, hi, r);
+            multiply_split(y + 2 * i, left, m.r_hi, m.r_lo, l.width + PAD, t, i * SPAN);
         }
     }
 }
@@ -459,7 +481,7 @@ __device__ void finish(const chunk_launch &l, const chunk &at, const chunk_memor
     }
     __syncwarp();
     for (uint32_t t = from; t < min(from + SPAN, at.n); t++)
-        sl_s6_finish<sl_bf16>(l.a, at.row + t, at.head, m.y + t * stride);
+        sl_s6_finish<sl_f16>(l.a, at.row + t, at.head, m.y + t * stride);
 }
 
 /* PAIRS: of tiles of channels that a warp keeps. */
@@ -514,7 +536,7 @@ uint64_t sl_s6_scratch_cuda(uint32_t max_row, uint32_t e, uint32_t head_dim, uin
 }
 
 uint32_t sl_s6_chunked(const sl_s6_cuda_args *args) {
-    const bool chunked = args->scratch && args->act == SL_ACT_BF16 &&
+    const bool chunked = args->scratch && args->act == SL_ACT_F16 &&
                          ::sl_s6_scratch_cuda(args->max_row, args->e, args->head_dim, args->n_state) > 0;
     return chunked ? static_cast<uint32_t>(CHUNK) : UINT32_MAX;
 }

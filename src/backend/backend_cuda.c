@@ -172,8 +172,8 @@ static sl_status open_parts(sl_device *d, const sl_device_params *params, sl_err
     SL_TRY(failed(d, cudaSetDevice(d->ordinal), "choosing the device", err));
     SL_TRY(sl_alloc((void **)&d->kv, d->n_slot, sizeof *d->kv, "KV stores", err));
     SL_TRY(sl_cuda_plan_make(d->graph, params, &d->plan, err));
-    SL_TRY(sl_cuda_check_fit(d->graph, params, sl_cuda_weights_resident(d->graph, d->ordinal), err));
-    SL_TRY(sl_cuda_weights_open(d->graph, params, &d->weights, err));
+    SL_TRY(sl_cuda_check_fit(d->graph, params, sl_cuda_weights_resident(d->graph, d->ordinal, d->plan.act), err));
+    SL_TRY(sl_cuda_weights_open(d->graph, params, d->plan.act, &d->weights, err));
     SL_TRY(failed(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "a stream", err));
     SL_TRY(failed(d, cudaEventCreateWithFlags(&d->input_free, cudaEventDisableTiming), "an event", err));
     SL_TRY(open_block(d, err));

@@ -18,11 +18,13 @@
 
 /* The graph's nodes as they are launched: steps that a later kernel does itself are skipped, quantised forms of
  * activations are the activations. */
+enum { SL_HIDDEN_LIFT = 6 };
 typedef struct sl_cuda_plan {
     sl_act act;
     sl_value *values;    /* [n_value] row_bytes and places of this device */
     int32_t *alias;      /* [n_value] the value that stands for it */
-    bool *is_f32;        /* [n_value] f32 also where activations are bf16 */
+    bool *is_hidden;     /* [n_value] the hidden layer of an MLP, in f16: kept as 2^-SL_HIDDEN_LIFT of itself */
+    bool *is_f32;        /* [n_value] f32 also where activations are f16 */
     size_t arena_bytes;  /* per batch token */
     uint64_t expand_bytes,
         sum_floats; /* scratch of products through cuBLAS: expanded weights; f32 sums per batch token */
@@ -33,11 +35,13 @@ typedef struct sl_cuda_plan {
 sl_status sl_cuda_plan_make(const sl_graph *graph, const sl_device_params *params, sl_cuda_plan *plan,
                             sl_error *err);
 void sl_cuda_plan_release(sl_cuda_plan *plan);
+/* The type that a matrix has on the device: that of the file, but bf16 becomes f16 beside f16 activations. */
+sl_type sl_cuda_weight_type(sl_act act, const sl_tensor *w);
 /* Whether cuBLAS can take the weights as they are, and otherwise how many rows of them are expanded at a time.
  */
 bool sl_cuda_is_plain(const sl_cuda_plan *plan, const sl_tensor *w);
 uint64_t sl_cuda_piece(const sl_cuda_plan *plan, const sl_tensor *w);
-/* Are a product's rows known to the device only, and bf16? cuBLAS would compute all rows of the batch, with
+/* Are a product's rows known to the device only, and f16? cuBLAS would compute all rows of the batch, with
  * those beyond the deep ones in vain; our own kernel on the matrix units does not. (In f32 ours is the
  * slower one.) */
 bool sl_cuda_is_counted(const sl_cuda_plan *plan, const sl_node *node);
@@ -45,7 +49,7 @@ bool sl_cuda_is_counted(const sl_cuda_plan *plan, const sl_node *node);
 typedef void (*sl_cuda_constant_fn)(void *arg, const void *data, uint64_t n_bytes, const sl_tensor *tensor);
 void sl_cuda_constants(const sl_graph *graph, sl_cuda_constant_fn f, void *arg);
 
-/* ---- weights: one copy per graph and device, shared by its sessions -------------------------------- */
+/* ---- weights: one copy per graph, device and kind of activations, shared by its sessions ------------ */
 
 typedef struct sl_cuda_item {
     const void *host;
@@ -55,6 +59,7 @@ typedef struct sl_cuda_item {
 typedef struct sl_cuda_weights {
     const sl_graph *graph;
     int ordinal;
+    sl_act act;
     size_t users;
     uint8_t *data;       /* device */
     uint64_t n_bytes;
@@ -68,11 +73,11 @@ static inline uint64_t sl_cuda_laid_out(uint64_t n_bytes) { return (n_bytes + 25
 /* The layout only: items, offsets, n_bytes. */
 sl_status sl_cuda_weights_lay_out(const sl_graph *graph, sl_cuda_weights *weights, sl_error *err);
 /* Finds or uploads; the device is current. */
-sl_status sl_cuda_weights_open(const sl_graph *graph, const sl_device_params *params, sl_cuda_weights **out,
-                               sl_error *err);
+sl_status sl_cuda_weights_open(const sl_graph *graph, const sl_device_params *params, sl_act act,
+                               sl_cuda_weights **out, sl_error *err);
 void sl_cuda_weights_close(sl_cuda_weights *weights);
 void sl_cuda_weights_release_layout(sl_cuda_weights *weights); /* of one that was only laid out */
-bool sl_cuda_weights_resident(const sl_graph *graph, int ordinal); /* uploaded already */
+bool sl_cuda_weights_resident(const sl_graph *graph, int ordinal, sl_act act); /* uploaded already */
 /* Where something that sl_cuda_constants has named lies on the device. */
 const void *sl_cuda_weights_find(const sl_cuda_weights *weights, const void *host);
 

@@ -8,7 +8,7 @@
 
 #include "os/os.h"
 
-enum { R_32F = 0, R_16BF = 14, COMPUTE_32F = 68, OP_N = 0, OP_T = 1, ALGO_DEFAULT = -1 };
+enum { R_32F = 0, R_16F = 2, COMPUTE_32F = 68, OP_N = 0, OP_T = 1, ALGO_DEFAULT = -1 };
 
 typedef int (*create_fn)(void **handle);
 typedef int (*destroy_fn)(void *handle);
@@ -50,7 +50,7 @@ static bool load_library(void) {
 static int product(sl_blas *blas, sl_act act, bool y_f32, size_t n_row, size_t n_tok, size_t k, const void *w,
                    size_t w_stride, const void *x, size_t x_stride, void *y, size_t y_stride) {
     const float one = 1, zero = 0;
-    const int type = act == SL_ACT_F32 ? R_32F : R_16BF;
+    const int type = act == SL_ACT_F32 ? R_32F : R_16F;
     return library.gemm(blas->handle, OP_T, OP_N, (int)n_row, (int)n_tok, (int)k, &one, w, type, (int)w_stride,
                         x, type, (int)x_stride, &zero, y, y_f32 ? R_32F : type, (int)y_stride, COMPUTE_32F,
                         ALGO_DEFAULT);

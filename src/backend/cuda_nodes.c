@@ -47,7 +47,8 @@ static const void *from_channel(const sl_cuda_pass *pass, int32_t value, size_t 
 static int launch_embed(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_tensor *t = node->u.table;
     const sl_embed_args args = {
-        .table = find(pass, t->data), .table_row_bytes = t->row_bytes, .type = t->type,
+        .table = find(pass, t->data), .table_row_bytes = t->row_bytes,
+        .type = sl_cuda_weight_type(act(pass), t),
         .tokens = pass->device->input.tokens, .x = at(pass, node->out), .x_stride = stride(pass, node->out),
         .d = (uint32_t)sl_spec_width(&t->spec), .rows = rows_of(pass, SL_ALL),
     };
@@ -73,6 +74,12 @@ static int launch_norm(const sl_cuda_pass *pass, const sl_node *node) {
     return sl_rmsnorm_cuda(&args, stream(pass));
 }
 
+/* What a value is kept smaller by, as a power of two. */
+static uint32_t lift_of(const sl_cuda_pass *pass, int32_t value) {
+    const bool hidden = pass->device->plan.is_hidden[sl_cuda_alias(pass->device, value)];
+    return hidden ? SL_HIDDEN_LIFT : 0;
+}
+
 static int launch_silu_mul(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_silu_args args = {
         .gate = at(pass, node->in[0]),
@@ -80,6 +87,7 @@ static int launch_silu_mul(const sl_cuda_pass *pass, const sl_node *node) {
         .gate_stride = stride(pass, node->in[0]),
         .up_stride = stride(pass, node->in[1]),
         .n = (uint32_t)pass->graph->values[node->in[0]].width,
+        .lift = lift_of(pass, node->in[0]),
         .act = act(pass),
         .rows = rows_of(pass, node->domain),
     };
@@ -149,10 +157,11 @@ static int launch_route_split(const sl_cuda_pass *pass, const sl_node *node) {
 static sl_product_args product_args(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_linear *p = &node->u.linear;
     sl_product_args a = {
-        .w = find(pass, p->w->data), .w_row_bytes = p->w->row_bytes, .type = p->w->type, .act = act(pass),
+        .w = find(pass, p->w->data), .w_row_bytes = p->w->row_bytes,
+        .type = sl_cuda_weight_type(act(pass), p->w), .act = act(pass),
         .x = at(pass, p->x), .x_stride = stride(pass, p->x), .bias = find_floats(pass, p->bias),
         .n_row = (uint32_t)sl_spec_rows(&p->w->spec), .k = (uint32_t)sl_spec_width(&p->w->spec),
-        .rows = rows_of(pass, node->domain),
+        .gain = ldexpf(1, (int)lift_of(pass, p->x)), .rows = rows_of(pass, node->domain),
     };
     if (p->head) {
         a.out = SL_OUT_F32;
@@ -198,7 +207,7 @@ static int blas_part(const sl_cuda_pass *pass, const sl_product_args *a, bool pl
         int e = sl_expand_cuda(&expand, d->stream);
         if (e) return e;
     }
-    const bool direct = !a->bias && a->out != SL_OUT_ADD;
+    const bool direct = !a->bias && a->gain == 1 && a->out != SL_OUT_ADD;
     int e =
         d->blas.product(&d->blas, a->act, !direct || a->out == SL_OUT_F32, a->n_row, a->rows.max, a->k, w,
                         w_stride, a->x, a->x_stride, direct ? a->y : d->sums, direct ? a->y_stride : a->n_row);
@@ -227,7 +236,7 @@ static int launch_block_linear(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_block_args args = {
         .w = find(pass, w->data),
         .w_row_bytes = w->row_bytes,
-        .type = w->type,
+        .type = sl_cuda_weight_type(act(pass), w),
         .act = act(pass),
         .x = at(pass, node->in[0]),
         .y = at(pass, node->out),

@@ -21,6 +21,7 @@ static void find_types(const sl_graph *g, sl_cuda_plan *plan) {
     for (size_t i = 0; i < g->n_value; i++) plan->alias[i] = (int32_t)i;
     for (size_t i = 0; i < g->n_node; i++) {
         const sl_node *node = &g->nodes[i];
+        if (node->op == SL_OP_SILU_MUL) plan->is_hidden[node->in[0]] = plan->act == SL_ACT_F16;
         if (node->out == SL_NO_VALUE) continue;
         if (node->op == SL_OP_QUANT) plan->alias[node->out] = plan->alias[node->in[0]];
         plan->is_f32[node->out] = plan->act == SL_ACT_F32 || makes_f32(plan, node);
@@ -60,12 +61,16 @@ static void find_rows(const sl_graph *g, sl_cuda_plan *plan) {
 
 /* ---- scratch ------------------------------------------------------------------------------------ */
 
+sl_type sl_cuda_weight_type(sl_act act, const sl_tensor *w) {
+    return act == SL_ACT_F16 && w->type == SL_BF16 ? SL_F16 : w->type;
+}
+
 bool sl_cuda_is_plain(const sl_cuda_plan *plan, const sl_tensor *w) {
-    return w->type == (plan->act == SL_ACT_F32 ? SL_F32 : SL_BF16);
+    return sl_cuda_weight_type(plan->act, w) == (plan->act == SL_ACT_F32 ? SL_F32 : SL_F16);
 }
 
 bool sl_cuda_is_counted(const sl_cuda_plan *plan, const sl_node *node) {
-    return plan->act == SL_ACT_BF16 && node->domain != SL_ALL && node->domain != SL_OUTPUTS;
+    return plan->act == SL_ACT_F16 && node->domain != SL_ALL && node->domain != SL_OUTPUTS;
 }
 
 uint64_t sl_cuda_piece(const sl_cuda_plan *plan, const sl_tensor *w) {
@@ -75,13 +80,14 @@ uint64_t sl_cuda_piece(const sl_cuda_plan *plan, const sl_tensor *w) {
 }
 
 /* A product over many rows goes through cuBLAS, which wants weights in the type of the activations, and where
- * the result is added or biased, a place for the sums. */
+ * the result is added, biased or scaled, a place for the sums. */
 static void add_scratch(const sl_cuda_plan *plan, const sl_node *node, uint64_t *expand, uint64_t *sums) {
     const sl_linear *p = &node->u.linear;
     const uint64_t row = sl_round_up((size_t)sl_spec_width(&p->w->spec), 8) * sl_act_size(plan->act);
     const uint64_t piece = sl_cuda_piece(plan, p->w);
     if (!sl_cuda_is_plain(plan, p->w) && piece * row > *expand) *expand = piece * row;
-    if ((p->bias || p->acc != SL_NO_VALUE) && piece > *sums) *sums = piece;
+    const bool finished = p->bias || p->acc != SL_NO_VALUE || plan->is_hidden[plan->alias[p->x]];
+    if (finished && piece > *sums) *sums = piece;
 }
 
 static void find_scratch(const sl_graph *g, const sl_device_params *params, sl_cuda_plan *plan) {
@@ -89,7 +95,7 @@ static void find_scratch(const sl_graph *g, const sl_device_params *params, sl_c
         const sl_node *node = &g->nodes[i];
         if (node->op == SL_OP_LINEAR && !sl_cuda_is_counted(plan, node))
             add_scratch(plan, node, &plan->expand_bytes, &plan->sum_floats);
-        if (node->op == SL_OP_S6 && plan->act == SL_ACT_BF16) {
+        if (node->op == SL_OP_S6 && plan->act == SL_ACT_F16) {
             const sl_s6 *p = &node->u.s6;
             const uint64_t floats = sl_s6_scratch_cuda((uint32_t)params->n_batch, (uint32_t)p->e,
                                                        (uint32_t)p->head_dim, (uint32_t)p->n_state);
@@ -104,12 +110,14 @@ static void find_scratch(const sl_graph *g, const sl_device_params *params, sl_c
 
 sl_status sl_cuda_plan_make(const sl_graph *g, const sl_device_params *params, sl_cuda_plan *plan,
                             sl_error *err) {
-    *plan = (sl_cuda_plan){ .act = params->exact ? SL_ACT_F32 : SL_ACT_BF16 };
+    *plan = (sl_cuda_plan){ .act = params->exact ? SL_ACT_F32 : SL_ACT_F16 };
     sl_status status = sl_alloc((void **)&plan->values, g->n_value, sizeof *plan->values, "the plan", err);
     if (status == SL_OK)
         status = sl_alloc((void **)&plan->alias, g->n_value, sizeof *plan->alias, "the plan", err);
     if (status == SL_OK)
         status = sl_alloc((void **)&plan->is_f32, g->n_value, sizeof *plan->is_f32, "the plan", err);
+    if (status == SL_OK)
+        status = sl_alloc((void **)&plan->is_hidden, g->n_value, sizeof *plan->is_hidden, "the plan", err);
     if (status == SL_OK) {
         memcpy(plan->values, g->values, g->n_value * sizeof *plan->values);
         find_types(g, plan);
@@ -127,6 +135,7 @@ void sl_cuda_plan_release(sl_cuda_plan *plan) {
     free(plan->values);
     free(plan->alias);
     free(plan->is_f32);
+    free(plan->is_hidden);
     *plan = (sl_cuda_plan){ 0 };
 }
 

@@ -76,13 +76,13 @@ static cudaError_t clock_rounds(probe *p, cudaError_t (*once)(probe *), double *
 
 static cudaError_t multiply(probe *p, sl_cuda_probe *out) {
     const double n = (double)matrix_width(), work = 2e-12 * n * n * n;
-    double f32 = 0, bf16 = 0;
+    double f32 = 0, f16 = 0;
     p->act = SL_ACT_F32;
     cudaError_t e = clock_rounds(p, multiply_once, &f32);
-    p->act = SL_ACT_BF16;
-    if (e == cudaSuccess) e = clock_rounds(p, multiply_once, &bf16);
+    p->act = SL_ACT_F16;
+    if (e == cudaSuccess) e = clock_rounds(p, multiply_once, &f16);
     if (f32 > 0) out->tflops_f32 = work / f32;
-    if (bf16 > 0) out->tflops_bf16 = work / bf16;
+    if (f16 > 0) out->tflops_f16 = work / f16;
     return e;
 }
 

@@ -62,21 +62,30 @@ const void *sl_cuda_weights_find(const sl_cuda_weights *w, const void *host) {
 /* ---- filling ------------------------------------------------------------------------------------ */
 
 /* Matrices of models that exist for measurements only (sl_tensor.random) are made on the device. */
-static cudaError_t fill_random(const sl_cuda_item *item, uint8_t *to) {
+static cudaError_t fill_random(const sl_cuda_item *item, uint8_t *to, sl_act act) {
     const sl_tensor *t = item->tensor;
     const sl_random_args args = { .w = to,
                                   .w_row_bytes = t->row_bytes,
                                   .n_row = t->bytes / t->row_bytes,
-                                  .type = t->type,
+                                  .type = sl_cuda_weight_type(act, t),
                                   .scale = t->random,
                                   .seed = item->offset,
                                   .k = (uint32_t)sl_spec_width(&t->spec) };
     return (cudaError_t)sl_random_cuda(&args, NULL);
 }
 
-static cudaError_t fill_item(const sl_cuda_item *item, uint8_t *to, const sl_device_params *params,
+/* bf16 where it lies to f16: exact from 2^-14 to 65504, below that to multiples of 2^-24, beyond as 65504. */
+static cudaError_t convert(const sl_tensor *t, uint8_t *at) {
+    const sl_expand_args args = { .w = at, .w_row_bytes = t->row_bytes, .type = t->type, .act = SL_ACT_F16, .dst = at,
+                                  .dst_stride = t->row_bytes / 2, .n_row = (uint32_t)(t->bytes / t->row_bytes),
+                                  .k = (uint32_t)sl_spec_width(&t->spec) };
+    return (cudaError_t)sl_expand_cuda(&args, NULL);
+}
+
+static cudaError_t fill_item(const sl_cuda_item *item, uint8_t *to, const sl_device_params *params, sl_act act,
                              uint64_t *done, uint64_t all) {
-    if (item->tensor && item->tensor->random > 0) return fill_random(item, to);
+    const sl_tensor *t = item->tensor;
+    if (t && t->random > 0) return fill_random(item, to, act);
     for (uint64_t at = 0; at < item->n_bytes; at += PIECE) {
         uint64_t n = sl_min((size_t)(item->n_bytes - at), PIECE);
         cudaError_t e = cudaMemcpy(to + at, (const uint8_t *)item->host + at, n, cudaMemcpyHostToDevice);
@@ -84,7 +93,7 @@ static cudaError_t fill_item(const sl_cuda_item *item, uint8_t *to, const sl_dev
         *done += n;
         if (params->progress) params->progress(params->progress_arg, *done, all);
     }
-    return cudaSuccess;
+    return t && sl_cuda_weight_type(act, t) != t->type ? convert(t, to) : cudaSuccess;
 }
 
 static sl_status fill(sl_cuda_weights *w, const sl_device_params *params, sl_error *err) {
@@ -95,7 +104,7 @@ static sl_status fill(sl_cuda_weights *w, const sl_device_params *params, sl_err
                        cudaGetErrorString(e));
     uint64_t done = 0;
     for (size_t i = 0; i < w->n_item && e == cudaSuccess; i++)
-        e = fill_item(&w->items[i], w->data + w->items[i].offset, params, &done, w->n_bytes);
+        e = fill_item(&w->items[i], w->data + w->items[i].offset, params, w->act, &done, w->n_bytes);
     if (e == cudaSuccess) e = cudaDeviceSynchronize();
     if (e == cudaSuccess) return SL_OK;
     return sl_fail(err, SL_E_DEVICE, "cuda:%d: copying weights: %s", params->ordinal, cudaGetErrorString(e));
@@ -116,26 +125,27 @@ static void release(sl_cuda_weights *w) {
     free(w);
 }
 
-static sl_cuda_weights *find_open(const sl_graph *graph, int ordinal) {
+static sl_cuda_weights *find_open(const sl_graph *graph, int ordinal, sl_act act) {
     sl_cuda_weights *w = all_weights;
-    while (w && (w->graph != graph || w->ordinal != ordinal)) w = w->next;
+    while (w && (w->graph != graph || w->ordinal != ordinal || w->act != act)) w = w->next;
     return w;
 }
 
-bool sl_cuda_weights_resident(const sl_graph *graph, int ordinal) {
+bool sl_cuda_weights_resident(const sl_graph *graph, int ordinal, sl_act act) {
     call_once(&lock_once, make_lock);
     mtx_lock(&lock);
-    bool found = find_open(graph, ordinal) != NULL;
+    bool found = find_open(graph, ordinal, act) != NULL;
     mtx_unlock(&lock);
     return found;
 }
 
-static sl_status open_new(const sl_graph *graph, const sl_device_params *params, sl_cuda_weights **out,
-                          sl_error *err) {
+static sl_status open_new(const sl_graph *graph, const sl_device_params *params, sl_act act,
+                          sl_cuda_weights **out, sl_error *err) {
     sl_cuda_weights *w;
     SL_TRY(sl_alloc((void **)&w, 1, sizeof *w, "the list of weights", err));
     sl_status status = sl_cuda_weights_lay_out(graph, w, err);
     w->ordinal = params->ordinal;
+    w->act = act;
     if (status == SL_OK) status = fill(w, params, err);
     if (status != SL_OK) {
         release(w);
@@ -147,14 +157,14 @@ static sl_status open_new(const sl_graph *graph, const sl_device_params *params,
     return SL_OK;
 }
 
-sl_status sl_cuda_weights_open(const sl_graph *graph, const sl_device_params *params, sl_cuda_weights **out,
-                               sl_error *err) {
+sl_status sl_cuda_weights_open(const sl_graph *graph, const sl_device_params *params, sl_act act,
+                               sl_cuda_weights **out, sl_error *err) {
     call_once(&lock_once, make_lock);
     mtx_lock(&lock);
     sl_status status = SL_OK;
-    *out = find_open(graph, params->ordinal);
+    *out = find_open(graph, params->ordinal, act);
     if (*out) (*out)->users++;
-    else status = open_new(graph, params, out, err);
+    else status = open_new(graph, params, act, out, err);
     mtx_unlock(&lock);
     return status;
 }

@@ -15,9 +15,9 @@ sl_status sl_device_choose(const char *name, const sl_graph *graph, sl_device_pa
 /* "auto" without a model: the first usable CUDA device (never the test device), else the CPU. */
 void sl_device_auto(char id[16]);
 
-/* Probes of a device: bytes read and written when it copies its memory; cuBLAS's rate for f32 and bf16, 0
+/* Probes of a device: bytes read and written when it copies its memory; cuBLAS's rate for f32 and f16, 0
  * without it. */
-typedef struct sl_cuda_probe { double copy_gbps, tflops_f32, tflops_bf16; char blas[64]; } sl_cuda_probe;
+typedef struct sl_cuda_probe { double copy_gbps, tflops_f32, tflops_f16; char blas[64]; } sl_cuda_probe;
 /* SL_E_UNSUPPORTED in a build without the CUDA backend. */
 sl_status sl_cuda_probe_run(int ordinal, sl_cuda_probe *out, sl_error *err);
 

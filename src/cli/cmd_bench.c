@@ -173,11 +173,11 @@ static sl_status run_cuda_probes(const bench *b, probes *p, sl_error *err) {
     p->read = (sl_probe){ c.copy_gbps, c.copy_gbps };
     for (size_t i = 0; i < b->n_model; i++) {
         sl_type type = type_of(&b->models[i]);
-        double rate = type == SL_F32 ? c.tflops_f32 : c.tflops_bf16;
+        double rate = type == SL_F32 ? c.tflops_f32 : c.tflops_f16;
         p->matmul[type] = (sl_probe){ rate > 0 ? rate : (double)NAN, rate };
     }
-    int n = snprintf(line, sizeof line, "%s: copies %.4g GB/s (read and written); %s: f32 %.4g, bf16 %.4g TFLOP/s\n",
-                     b->device_id, c.copy_gbps, c.blas, c.tflops_f32, c.tflops_bf16);
+    int n = snprintf(line, sizeof line, "%s: copies %.4g GB/s (read and written); %s: f32 %.4g, f16 %.4g TFLOP/s\n",
+                     b->device_id, c.copy_gbps, c.blas, c.tflops_f32, c.tflops_f16);
     sl_out(line, sl_min((size_t)n, sizeof line - 1));
     sl_out_flush();
     return SL_OK;

@@ -41,8 +41,8 @@ size_t sl_common_args(sl_common *common, bool sampling, sl_arg *args, size_t n) 
           "tau of every routed layer, 0..1; 0: all deep, 1: all light (the model's)", NULL },
         { "--device", "NAME", SL_ARG_DEVICE, &c->device, 0, 0,
           "cpu, cuda, cuda:N, or auto: a GPU if the model fits it (auto)", NULL },
-        { "--activations", "f32|bf16", SL_ARG_CHOICE, &c->activations, 0, 0,
-          "between the layers, on a GPU (bf16; f32 for f32 weights)", NULL },
+        { "--activations", "f32|f16", SL_ARG_CHOICE, &c->activations, 0, 0,
+          "between the layers, on a GPU (f16; f32 for f32 weights)", NULL },
     };
     const sl_arg sample[] = {
         { "-n, --n-predict", "N", SL_ARG_INT, &c->n_predict, -1, INT32_MAX,
@@ -158,7 +158,7 @@ bool sl_common_session(const sl_common *common, size_t n_slot, const sl_model *m
     params.route_threshold = (float)common->route_threshold;
     params.device = common->device;
     if (common->activations)
-        params.activations = !strcmp(common->activations, "f32") ? SL_ACTIVATIONS_F32 : SL_ACTIVATIONS_BF16;
+        params.activations = !strcmp(common->activations, "f32") ? SL_ACTIVATIONS_F32 : SL_ACTIVATIONS_F16;
     sl_progress progress = { 0 };
     params.progress = show_upload;
     params.progress_arg = &progress;

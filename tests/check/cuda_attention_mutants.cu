@@ -52,7 +52,7 @@ __device__ float kv_value(const sl_attention_cuda_args &a, const void *data, uin
 }
 
 __device__ float query_value(const sl_attention_cuda_args &a, uint64_t at) {
-    return a.act == SL_ACT_BF16 ? sl_load(static_cast<const sl_bf16 *>(a.q) + at)
+    return a.act == SL_ACT_F16 ? sl_load(static_cast<const sl_f16 *>(a.q) + at)
                                 : static_cast<const float *>(a.q)[at];
 }
 
@@ -129,7 +129,7 @@ __global__ void store_kernel(mutant<sl_kv_store_args> m) {
         const uint32_t part = i / width, at = i % width, head = at / m.a.kv.head_dim;
         const uint64_t from = row * (part ? m.a.v_stride : m.a.k_stride) + at;
         const void *x = part ? m.a.v : m.a.k;
-        const float v = m.a.act == SL_ACT_BF16 ? sl_load(static_cast<const sl_bf16 *>(x) + from)
+        const float v = m.a.act == SL_ACT_F16 ? sl_load(static_cast<const sl_f16 *>(x) + from)
                                                : static_cast<const float *>(x)[from];
         const uint64_t to =
             sl_kv_row(m.a.kv, slot, part, head, m.a.runs.pos[run] + blockIdx.x - late) + at % m.a.kv.head_dim;
@@ -265,8 +265,8 @@ __global__ void rope_kernel(sl_rope_args a) {
         const uint64_t lo = row * a.x_stride + i / half * a.head_dim + i % half, hi = lo + half;
         const float c = a.table[row * a.table_stride + i % half],
                     s = a.table[row * a.table_stride + half + i % half];
-        if (a.act == SL_ACT_BF16) {
-            sl_bf16 *x = static_cast<sl_bf16 *>(a.x);
+        if (a.act == SL_ACT_F16) {
+            sl_f16 *x = static_cast<sl_f16 *>(a.x);
             const float p = sl_load(x + lo), q = sl_load(x + hi);
             sl_store(x + lo, p * c - q * s), sl_store(x + hi, q * c + p * s);
         } else {
@@ -332,24 +332,17 @@ namespace matrix_past {
 }
 #undef see
 
-/* Queries to f16 as they are. */
-#define __float_as_uint(top) ((top) >= 0 ? 141u << 23 : 0u)
-namespace matrix_not_lifted {
-#include "kernels/attention/attention_mma.cu"
-}
-#undef __float_as_uint
-
 /* Weights are rounded to f16 as they are, the small ones to subnormal numbers. */
 namespace {
 __device__ float coarse(float weight) {
     return sl_half_to_float(sl_float_to_half(weight * 0x1p-15f)) * 0x1p15f;
 }
 } // namespace
-#define sl_pack_f16(low, high) sl_pack_f16(coarse(low), coarse(high))
+#define sl_pack_half(low, high) sl_pack_half(coarse(low), coarse(high))
 namespace matrix_coarse {
 #include "kernels/attention/attention_mma.cu"
 }
-#undef sl_pack_f16
+#undef sl_pack_half
 
 /* Each lane knows the largest score and the total of its own columns only. */
 #define __shfl_xor_sync(mask, v, lanes) (v)
@@ -370,14 +363,13 @@ namespace matrix_unseen {
     extern "C" int mutant_cuda_attention_matrix_##name(const sl_attention_cuda_args *args,                     \
                                                        sl_cuda_stream stream) {                                \
         const int status = sl_attention_cuda(args, stream);                                                    \
-        const bool matrix = args->act == SL_ACT_BF16 && args->kv.f16 &&                                        \
+        const bool matrix = args->act == SL_ACT_F16 && args->kv.f16 &&                                        \
                             args->kv.head_dim <= SL_ATTENTION_MATRIX_DIM;                                      \
         return status || !matrix ? status : matrix_##name::sl_attention_matrix_cuda(args, stream);             \
     }
 MATRIX_MUTANT(no_barrier)
 MATRIX_MUTANT(window)
 MATRIX_MUTANT(past)
-MATRIX_MUTANT(not_lifted)
 MATRIX_MUTANT(coarse)
 MATRIX_MUTANT(lanes)
 MATRIX_MUTANT(unseen)

@@ -86,7 +86,7 @@ void *cuda_put_rows(sl_act act, const float *from, size_t from_stride, size_t n,
         const float *x = from + r * from_stride;
         unsigned char *row = rows + r * *stride * sl_act_size(act);
         if (act == SL_ACT_F32) memcpy(row, x, n * sizeof *x);
-        for (size_t i = 0; act == SL_ACT_BF16 && i < n; i++) ((uint16_t *)row)[i] = sl_f32_to_bf16(x[i]);
+        for (size_t i = 0; act == SL_ACT_F16 && i < n; i++) ((uint16_t *)row)[i] = cuda_f16(x[i]);
     }
     void *device = cuda_put(rows, n_bytes, 16);
     free(rows);
@@ -109,7 +109,7 @@ void cuda_get_rows(sl_act act, float *to, size_t to_stride, size_t n, size_t n_r
         const unsigned char *row = rows + r * stride * size;
         float *y = to + r * to_stride;
         if (act == SL_ACT_F32) memcpy(y, row, n * sizeof *y);
-        for (size_t i = 0; act == SL_ACT_BF16 && i < n; i++) y[i] = sl_bf16_to_f32(((const uint16_t *)row)[i]);
+        for (size_t i = 0; act == SL_ACT_F16 && i < n; i++) y[i] = sl_f16_to_f32(((const uint16_t *)row)[i]);
         if (r + 1 < n_row && !all_set(row + n * size, (stride - n) * size))
             check_fail(check_current(), "bytes between device rows %zu and %zu were written", r, r + 1);
     }

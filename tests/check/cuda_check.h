@@ -20,6 +20,8 @@
 #include "check.h"
 #include "kernels/cuda_kernels.h"
 
+#include <math.h>
+
 /* The CUDA kernels of kernels.def by name; a mutant takes the place of one. */
 typedef struct cuda_kernels {
 #define SL_KERNEL(member, isa, function)
@@ -32,9 +34,15 @@ extern cuda_kernels cuda;
 /* ---- device memory ------------------------------------------------------------------------------ */
 
 /* A type of activations: its name for reports, and what it holds of a number. */
-static inline const char *cuda_act_name(sl_act act) { return act == SL_ACT_F32 ? "f32" : "bf16"; }
+static inline const char *cuda_act_name(sl_act act) { return act == SL_ACT_F32 ? "f32" : "f16"; }
+static inline uint16_t cuda_f16(float x) { return sl_f32_to_f16(x > 65504 ? 65504 : x < -65504 ? -65504 : x); }
 static inline float cuda_rounded(sl_act act, float x) {
-    return act == SL_ACT_F32 ? x : sl_bf16_to_f32(sl_f32_to_bf16(x));
+    return act == SL_ACT_F32 ? x : sl_f16_to_f32(cuda_f16(x));
+}
+/* What rounding a result near x may change: half a unit of 11 bits, which below 2^-14 is one of 2^-24. (f32's own
+ * is part of the bounds of sums.) */
+static inline double cuda_rounding(sl_act act, double x) {
+    return act == SL_ACT_F32 ? 0 : fmax(0x1.01p-11 * fabs(x), 0x1.01p-25);
 }
 
 /* n_bytes of 0xFF (NaN in every type), or a copy. The end is the end of an allocation, to align bytes (a power of two, at
@@ -43,7 +51,7 @@ void *cuda_new(size_t n_bytes, size_t align);
 void *cuda_put(const void *from, size_t n_bytes, size_t align);
 void cuda_get(void *to, const void *device, size_t n_bytes);
 
-/* Rows of n activations at 16-byte aligned starts, *stride elements apart, with 0xFF between them; in bf16 rounded to
+/* Rows of n activations at 16-byte aligned starts, *stride elements apart, with 0xFF between them; in f16 rounded to
  * nearest even. */
 void *cuda_new_rows(sl_act act, size_t n, size_t n_row, uint64_t *stride);
 void *cuda_put_rows(sl_act act, const float *from, size_t from_stride, size_t n, size_t n_row, uint64_t *stride);

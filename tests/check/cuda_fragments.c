@@ -73,10 +73,11 @@ static void check_loads(check *c, const uint32_t *row, uint32_t n_valid, const u
     }
 }
 
-static void check_pairs(check *c, const float pair[32][2], const uint32_t *bf16, const uint32_t *half) {
+/* Two of three beyond the range of f16. */
+static void check_pairs(check *c, const float pair[32][2], const uint32_t *f16, const uint32_t *half) {
     for (size_t i = 0; i < 32; i++) {
-        check_near(c, "bf16 pair", i, bf16[i], pair_of(false, pair[i][0], pair[i][1]), 0);
-        check_near(c, "f16 pair", i, half[i], pair_of(true, pair[i][0], pair[i][1]), 0);
+        check_near(c, "f16 pair", i, f16[i], cuda_f16(pair[i][0]) | (uint32_t)cuda_f16(pair[i][1]) << 16, 0);
+        check_near(c, "half pair", i, half[i], pair_of(true, pair[i][0], pair[i][1]), 0);
     }
 }
 
@@ -84,13 +85,13 @@ static void check_warp(check *c, bool f16, bool integer, uint32_t n_valid) {
     check_case(c, "%s, %s, %u rows", f16 ? "f16" : "bf16", integer ? "integers" : "any numbers", n_valid);
     product p;
     uint16_t rows[N_FRAGMENT_ROW * 8];
-    uint32_t row[32], loaded[32][4], transposed[32][4], bf16[32], half[32];
+    uint32_t row[32], loaded[32][4], transposed[32][4], pair_f16[32], pair_half[32];
     float pair[32][2], after[32][4];
     make_product(c, f16, integer, &p);
     for (uint32_t i = 0; i < N_FRAGMENT_ROW * 8; i++) rows[i] = (uint16_t)i;
     for (int i = 0; i < 32; i++) {
         row[i] = (uint32_t)check_index(c, N_FRAGMENT_ROW);
-        for (int j = 0; j < 2; j++) pair[i][j] = check_uniform(c, -9, 9);
+        for (int j = 0; j < 2; j++) pair[i][j] = check_uniform(c, -9, 9) * (i % 3 ? 20000 : 1);
     }
     sl_fragments_args a = { .a = cuda_put(p.words_a, sizeof p.words_a, 16),
                             .b = cuda_put(p.words_b, sizeof p.words_b, 16),
@@ -98,14 +99,14 @@ static void check_warp(check *c, bool f16, bool integer, uint32_t n_valid) {
                             .rows = cuda_put(rows, n_valid * 16, 16), .row = cuda_put(row, sizeof row, 16),
                             .n_valid = n_valid, .pair = cuda_put(pair, sizeof pair, 16) };
     a.loaded = cuda_new(sizeof loaded, 16), a.transposed = cuda_new(sizeof transposed, 16);
-    a.bf16 = cuda_new(sizeof bf16, 16), a.half = cuda_new(sizeof half, 16);
+    a.f16_pair = cuda_new(sizeof pair_f16, 16), a.half_pair = cuda_new(sizeof pair_half, 16);
     cuda_run(sl_fragments_cuda(&a, NULL));
     cuda_get(after, a.d, sizeof after);
     cuda_get(loaded, a.loaded, sizeof loaded), cuda_get(transposed, a.transposed, sizeof transposed);
-    cuda_get(bf16, a.bf16, sizeof bf16), cuda_get(half, a.half, sizeof half);
+    cuda_get(pair_f16, a.f16_pair, sizeof pair_f16), cuda_get(pair_half, a.half_pair, sizeof pair_half);
     check_sums(c, integer, &p, (const float(*)[4])after);
     check_loads(c, row, n_valid, (const uint32_t(*)[4])loaded, (const uint32_t(*)[4])transposed);
-    check_pairs(c, (const float(*)[2])pair, bf16, half);
+    check_pairs(c, (const float(*)[2])pair, pair_f16, pair_half);
     cuda_free();
     check_end(c);
 }

@@ -31,8 +31,8 @@ __global__ void __launch_bounds__(32) fragments_kernel(sl_fragments_args a) {
         a.loaded[4 * lane + i] = plain[i];
         a.transposed[4 * lane + i] = turned[i];
     }
-    a.bf16[lane] = sl_pack_bf16(a.pair[2 * lane], a.pair[2 * lane + 1]);
-    a.half[lane] = sl_pack_f16(a.pair[2 * lane], a.pair[2 * lane + 1]);
+    a.f16_pair[lane] = sl_pack_f16(a.pair[2 * lane], a.pair[2 * lane + 1]);
+    a.half_pair[lane] = sl_pack_half(a.pair[2 * lane], a.pair[2 * lane + 1]);
 }
 
 } // namespace

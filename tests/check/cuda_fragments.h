@@ -18,7 +18,7 @@ typedef struct sl_fragments_args {
     uint32_t n_valid;         /* rows from here on are not read: zeros */
     uint32_t *loaded, *transposed; /* [32, 4] */
     const float *pair;        /* [32, 2] */
-    uint32_t *bf16, *half;    /* [32] */
+    uint32_t *f16_pair, *half_pair; /* [32] */
 } sl_fragments_args;
 enum { N_FRAGMENT_ROW = 64 };
 int sl_fragments_cuda(const sl_fragments_args *args, sl_cuda_stream stream);

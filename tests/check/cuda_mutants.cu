@@ -30,7 +30,7 @@ __device__ float weight_of(sl_type type, const unsigned char *row, uint32_t k, u
 
 __device__ float input(const sl_product_args &p, uint32_t t, uint32_t i) {
     const size_t at = t * p.x_stride + i;
-    return p.act == SL_ACT_F32 ? ((const float *)p.x)[at] : sl_load((const sl_bf16 *)p.x + at);
+    return p.act == SL_ACT_F32 ? ((const float *)p.x)[at] : sl_load((const sl_f16 *)p.x + at);
 }
 
 __device__ float product(const sl_product_args &p, uint32_t t, uint32_t r, uint32_t n, defect d) {
@@ -50,7 +50,7 @@ __global__ void product_kernel(mutant_args a) {
     const uint32_t r = blockIdx.x * N_THREAD + threadIdx.x;
     for (uint32_t t = 0; t < n && r < a.p.n_row; t++) {
         float sum = product(a.p, t, r, n, a.d);
-        if (a.d == ROUNDED_DOWN) sum -= fabsf(sum) * 0x1p-8f;
+        if (a.d == ROUNDED_DOWN) sum -= fabsf(sum) * 0x1p-11f;
         if (a.d == NO_RHO) a.p.rho = nullptr;
         sl_put_sum(a.p, t, r, r, sum);
     }
@@ -72,9 +72,9 @@ __global__ void expand_kernel(expand_args a) {
     for (uint32_t r = threadIdx.x; r < e.n_row; r += N_THREAD) {
         for (uint32_t i = 0; i < e.k; i++) {
             float v = weight_of(e.type, (const unsigned char *)e.w + r * e.w_row_bytes, e.k, i, a.d);
-            if (a.d == ROUNDED_DOWN) v -= fabsf(v) * 0x1p-8f;
+            if (a.d == ROUNDED_DOWN) v -= fabsf(v) * 0x1p-11f;
             if (e.act == SL_ACT_F32) ((float *)e.dst)[r * e.dst_stride + i] = v;
-            else sl_store((sl_bf16 *)e.dst + r * e.dst_stride + i, v);
+            else sl_store((sl_f16 *)e.dst + r * e.dst_stride + i, v);
         }
     }
 }
@@ -104,7 +104,7 @@ DEFINE_MUTANT(mutant_cuda_gemv_order, sl_product_args, ORDER)
 DEFINE_MUTANT(mutant_cuda_gemv_past_end, sl_product_args, PAST_END)
 /* Each row but the first has its neighbour's weights. */
 DEFINE_MUTANT(mutant_cuda_gemm_rows, sl_product_args, ROWS_MIXED)
-/* Rounded downwards by half a unit of bf16. */
+/* Rounded downwards by half a unit of f16. */
 DEFINE_MUTANT(mutant_cuda_gemm_rounded_down, sl_product_args, ROUNDED_DOWN)
 /* What is added is not scaled. */
 DEFINE_MUTANT(mutant_cuda_gemm_rho, sl_product_args, NO_RHO)

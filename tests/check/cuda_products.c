@@ -2,8 +2,8 @@
  * CPU's table has no member for, against sums in double.
  *
  * Bounds. A sum of k products in f32, in any order, fused or not, and a bias: (k + 4) u (sum|w x| + |bias|).
- * The matrix units may cut where additions round: twice that, of weights that are rounded to bf16 first.
- * Rounded to bf16: half a unit of its 8 bits more. rho times it, added to y: the sum's error times rho, and
+ * The matrix units may cut where additions round: twice that, of weights that are rounded to f16 first.
+ * Rounded to f16: half a unit of its 11 bits more, and 65504 for what is beyond. rho times it, added to y: the sum's error times rho, and
  * one rounding. */
 #include "cuda_check.h"
 #include "runner.h"
@@ -47,7 +47,7 @@ static void run_product(product_fn *product, sl_type type, size_t max_tok, GEMM_
     for (size_t t = 0; t < n_tok; t += max_tok) {
         const size_t n = n_tok - t < max_tok ? n_tok - t : max_tok;
         sl_product_args a = { .w = weights, .w_row_bytes = w_stride_bytes, .type = type, .act = SL_ACT_F32,
-                              .n_row = (uint32_t)n_row, .k = (uint32_t)k, .rows = { .max = (uint32_t)n } };
+                              .gain = 1, .n_row = (uint32_t)n_row, .k = (uint32_t)k, .rows = { .max = (uint32_t)n } };
         a.x = cuda_put_rows(SL_ACT_F32, inputs + t * k, k, k, n, &a.x_stride);
         a.y = cuda_new_rows(SL_ACT_F32, n_row, n, &a.y_stride);
         cuda_run(product(&a, NULL));
@@ -126,21 +126,22 @@ static float *make_values(check *c, sl_act act, size_t n) {
 /* A sum in double and the bound of its f32 computation. */
 typedef struct bounded { double value, bound; } bounded;
 
-static bounded dot(const float *w, const float *x, size_t k, float bias) {
+static bounded dot(const float *w, const float *x, size_t k, uint32_t lift, float bias) {
     double value = bias, magnitude = fabs((double)bias);
     for (size_t i = 0; i < k; i++) {
-        value += (double)w[i] * x[i];
-        magnitude += fabs((double)w[i] * x[i]);
+        const double part = ldexp((double)w[i] * x[i], (int)lift);
+        value += part;
+        magnitude += fabs(part);
     }
     return (bounded){ value, ((double)k + 4) * CHECK_U * magnitude };
 }
 
 /* The same on the matrix units. */
-static bounded dot_on_units(const float *w, const float *x, size_t k, float bias) {
+static bounded dot_on_units(const float *w, const float *x, size_t k, uint32_t lift, float bias) {
     float *units = malloc(k * sizeof *units);
     if (!units) abort();
-    for (size_t i = 0; i < k; i++) units[i] = sl_bf16_to_f32(sl_f32_to_bf16(w[i]));
-    bounded s = dot(units, x, k, bias);
+    for (size_t i = 0; i < k; i++) units[i] = cuda_rounded(SL_ACT_F16, w[i]);
+    bounded s = dot(units, x, k, lift, bias);
     s.bound *= 2;
     free(units);
     return s;
@@ -148,8 +149,11 @@ static bounded dot_on_units(const float *w, const float *x, size_t k, float bias
 
 static bounded rounded(bounded s, sl_act act) {
     int exponent;
-    frexp(fmax(fabs(s.value) + s.bound, 0x1p-126), &exponent);
-    if (act == SL_ACT_BF16) s.bound += ldexp(1, exponent - 9); /* half a unit of 8 bits */
+    if (act == SL_ACT_F32) return s;
+    frexp(fmax(fabs(s.value) + s.bound, 0x1p-14), &exponent); /* below that the unit stays the same */
+    s.bound += ldexp(1, exponent - 12);                       /* half a unit of 11 bits */
+    if (fabs(s.value) - s.bound > 65504) s.bound = 0;
+    s.value = fmax(fmin(s.value, 65504), -65504);
     return s;
 }
 
@@ -163,7 +167,7 @@ typedef struct shape {
     sl_type type;
     sl_act act;
     sl_product_out out;
-    uint32_t n_row, k, max, n; /* n: how many rows the device is told */
+    uint32_t n_row, k, max, n, lift; /* n: how many rows the device is told */
     bool bias, rho, indexed, counted;
 } shape;
 
@@ -209,7 +213,8 @@ static sl_act out_type(const shape *s) {
 static void launch_product(const product *p) {
     const shape *s = &p->s;
     sl_product_args a = { .w_row_bytes = p->w.row_bytes, .type = s->type, .act = s->act, .out = s->out,
-                          .n_row = s->n_row, .k = s->k, .rows = { .max = s->max } };
+                          .n_row = s->n_row, .k = s->k, .gain = ldexpf(1, (int)s->lift),
+                          .rows = { .max = s->max } };
     const float *sums = NULL;
     uint64_t sums_stride = s->n_row;
     if (s->n > 0) {
@@ -233,11 +238,11 @@ static void launch_product(const product *p) {
 static bounded expected(const product *p, uint32_t t, uint32_t b, uint32_t r) {
     const shape *s = &p->s;
     const float bias = s->bias ? p->bias[r] : 0;
-    const bool units = s->kernel == GEMM && s->act == SL_ACT_BF16;
+    const bool units = s->kernel == GEMM && s->act == SL_ACT_F16;
     const float *w_row = p->w.value + (size_t)r * s->k, *x_row = p->x + (size_t)t * s->k;
-    bounded v = (units ? dot_on_units : dot)(w_row, x_row, s->k, bias);
+    bounded v = (units ? dot_on_units : dot)(w_row, x_row, s->k, s->lift, bias);
     if (s->kernel == STORE) {
-        v.value = (double)p->sums[(size_t)t * s->n_row + r] + bias;
+        v.value = ldexp((double)p->sums[(size_t)t * s->n_row + r], (int)s->lift) + bias;
         v.bound = CHECK_U * fabs(v.value);
     }
     if (s->out != SL_OUT_ADD) return rounded(v, out_type(s));
@@ -268,9 +273,9 @@ static bool check_untouched(check *c, const product *p, uint32_t b) {
 
 static void check_product(check *c, shape s) {
     static const char *const outs[] = { "act", "f32", "add" };
-    check_case(c, "%s %s %s to %s, n_row=%u k=%u rows %u of %u%s%s%s%s", kernel_names[s.kernel],
-               sl_type_name(s.type), s.act == SL_ACT_F32 ? "f32" : "bf16", outs[s.out], s.n_row, s.k, s.n,
-               s.max, s.bias ? " bias" : "", s.rho ? " rho" : "", s.indexed ? " index" : "",
+    check_case(c, "%s %s %s to %s, n_row=%u k=%u rows %u of %u lift %u%s%s%s%s", kernel_names[s.kernel],
+               sl_type_name(s.type), cuda_act_name(s.act), outs[s.out], s.n_row, s.k, s.n,
+               s.max, s.lift, s.bias ? " bias" : "", s.rho ? " rho" : "", s.indexed ? " index" : "",
                s.counted ? " counted" : "");
     const product p = make_product(c, s);
     launch_product(&p);
@@ -295,6 +300,7 @@ static void check_products(check *c, int kernel) {
         s.max = 1 + (uint32_t)check_index(c, check_random(c) % 2 ? most : 5);
         const uint64_t options = check_random(c);
         s.bias = options & 1, s.rho = options & 2, s.indexed = options & 4, s.counted = options & 8;
+        s.lift = options & 16 ? 0 : options & 32 ? 6 : 20; /* the last beyond the range of f16 */
         s.n = s.counted ? (uint32_t)check_index(c, s.max + 1) : s.max;
         check_product(c, s);
     }
@@ -303,7 +309,7 @@ static void check_products(check *c, int kernel) {
 /* No row at all, for each kernel and output. */
 static void check_nothing(check *c, int kernel) {
     for (int i = 0; i < SL_N_TYPE * 3 && !c->failed; i++) {
-        check_product(c, (shape){ .kernel = kernel, .type = (sl_type)(i % SL_N_TYPE), .act = SL_ACT_BF16,
+        check_product(c, (shape){ .kernel = kernel, .type = (sl_type)(i % SL_N_TYPE), .act = SL_ACT_F16,
                                   .out = (sl_product_out)(i / SL_N_TYPE), .n_row = 9, .k = 128,
                                   .max = i % 2 ? 16 : 4, .counted = true, .bias = true });
     }
@@ -320,10 +326,11 @@ static void check_tiles(check *c) {
     for (size_t i = 0; i < SL_N_TYPE * sizeof tiles / sizeof *tiles && !c->failed; i++) {
         const size_t j = i / SL_N_TYPE;
         const uint64_t options = check_random(c);
-        check_product(c, (shape){ .kernel = GEMM, .type = (sl_type)(i % SL_N_TYPE), .act = SL_ACT_BF16,
+        check_product(c, (shape){ .kernel = GEMM, .type = (sl_type)(i % SL_N_TYPE), .act = SL_ACT_F16,
                                   .out = (sl_product_out)(options % 3), .n_row = tiles[j].n_row,
                                   .k = tiles[j].k, .max = tiles[j].max, .n = tiles[j].n, .bias = options & 4,
-                                  .rho = options & 8, .indexed = options & 16, .counted = true });
+                                  .rho = options & 8, .indexed = options & 16, .counted = true,
+                                  .lift = options & 32 ? 20 : 0 });
     }
 }
 
@@ -336,7 +343,7 @@ void check_cuda_store(check *c) { check_nothing(c, STORE), check_products(c, STO
 static void check_blocks(check *c, sl_type type, sl_act act, uint32_t n_block, uint32_t b, uint32_t max,
                          uint32_t n) {
     check_case(c, "%s %s, %u blocks of %u, rows %u of %u", sl_type_name(type),
-               act == SL_ACT_F32 ? "f32" : "bf16", n_block, b, n, max);
+               cuda_act_name(act), n_block, b, n, max);
     const uint32_t e = n_block * b;
     const weights w = make_weights(c, type, e, b, 0);
     float *x = make_values(c, act, (size_t)max * e), *y = check_buffer(c, (size_t)max * e * sizeof *y);
@@ -354,9 +361,9 @@ static void check_blocks(check *c, sl_type type, sl_act act, uint32_t n_block, u
     cuda_get_rows(act, y, e, e, max, a.y, a.y_stride);
     for (uint32_t i = 0; i < max * e && !c->failed; i++) {
         const uint32_t t = i / e, row = i % e;
-        const bool units = act == SL_ACT_BF16 && max > SL_GEMV_ROWS;
+        const bool units = act == SL_ACT_F16 && max > SL_GEMV_ROWS;
         const float *w_row = w.value + (size_t)row * b, *x_row = x + (size_t)t * e + row / b * b;
-        const bounded want = rounded((units ? dot_on_units : dot)(w_row, x_row, b, 0), act);
+        const bounded want = rounded((units ? dot_on_units : dot)(w_row, x_row, b, 0, 0), act);
         if (t < n) check_near(c, "y", i, y[i], want.value, want.bound);
         else if (!isnan(y[i])) check_fail(c, "y[%u] of row %u, which is none of the rows, was written", i, t);
     }
@@ -404,6 +411,19 @@ void check_cuda_embed(check *c) {
     }
 }
 
+/* bf16 to f16 where they lie, as weights are when they have been copied to a device. */
+static void check_in_place(check *c, const weights *w, const sl_expand_args *args) {
+    sl_expand_args a = *args;
+    a.dst = (void *)(uintptr_t)a.w, a.dst_stride = a.w_row_bytes / 2;
+    cuda_run(cuda.expand(&a, NULL));
+    uint16_t *row = check_buffer(c, w->k * sizeof *row);
+    for (size_t r = 0; r < w->n_row; r++) {
+        cuda_get(row, (const char *)w->device + r * w->row_bytes, w->k * sizeof *row);
+        for (size_t i = 0; i < w->k; i++)
+            check_near(c, "in place", r * w->k + i, row[i], cuda_f16(w->value[r * w->k + i]), 0);
+    }
+}
+
 /* Several rows in either type, to destinations with and without the alignment of vectors. */
 void check_cuda_expand(check *c) {
     for (int i = 0; i < SL_N_TYPE * 2 * 12 && !c->failed; i++) {
@@ -413,7 +433,7 @@ void check_cuda_expand(check *c) {
         const weights w = make_weights(c, (sl_type)(i % SL_N_TYPE), n_row, k, 4 * check_index(c, 2));
         const size_t stride = k + check_index(c, 4), size = sl_act_size(act);
         check_case(c, "%s to %s n_row=%zu k=%zu stride=%zu", sl_type_name(w.type),
-                   act == SL_ACT_F32 ? "f32" : "bf16", n_row, k, stride);
+                   cuda_act_name(act), n_row, k, stride);
         float *y = check_buffer(c, n_row * k * sizeof *y);
         void *dst = cuda_new(((n_row - 1) * stride + k) * size, size);
         const sl_expand_args a = { .w = w.device,
@@ -430,6 +450,7 @@ void check_cuda_expand(check *c) {
             const float want = cuda_rounded(act, w.value[j]);
             if (y[j] != want && !check_near(c, "y", j, y[j], want, 0)) break;
         }
+        if (w.type == SL_BF16 && act == SL_ACT_F16) check_in_place(c, &w, &a);
         cuda_free();
         check_end(c);
     }
@@ -508,6 +529,19 @@ int mutant_cuda_store_bias(const sl_product_args *args, const float *sum, uint64
     sl_product_args a = *args;
     a.bias = NULL;
     return sl_store_cuda(&a, sum, sum_stride, stream);
+}
+
+/* Sums are stored as they are. */
+int mutant_cuda_store_not_lifted(const sl_product_args *args, const float *sum, uint64_t sum_stride,
+                                 sl_cuda_stream stream) {
+    sl_product_args a = *args;
+    a.gain = 1;
+    return sl_store_cuda(&a, sum, sum_stride, stream);
+}
+int mutant_cuda_gemm_not_lifted(const sl_product_args *args, sl_cuda_stream stream) {
+    sl_product_args a = *args;
+    a.gain = 1;
+    return sl_gemm_cuda(&a, stream);
 }
 
 /* Adds to row t instead of its batch row. */

@@ -1,10 +1,10 @@
 /* The CUDA kernels for sequences over ragged batches: several runs with slots of their own, empty ones among
- * them, light tokens, every fused step, f32 and bf16, against float64.
+ * them, light tokens, every fused step, f32 and f16, against float64.
  *
  * Each case is computed four times: all runs in one call, every run alone, token by token over all runs (decode
  * steps), and cut in two at different places. Outputs and states must agree to the bit. Values are held against
  * float64 within TOLERANCE of the largest in their head or state (sums of at most 130 products; single steps
- * have exact bounds in the harness), and half a unit of bf16 where the output is bf16.
+ * have exact bounds in the harness), and half a unit of f16 where the output is f16.
  *
  * The chunked S6 scan is held to equal bits only alone against in company: another cut makes other chunks. What its
  * split operands lose is below 2^-16 of each summand. Its states are held to TOLERANCE too; its outputs have beside
@@ -282,12 +282,12 @@ static void four_ways(batch *b) {
 
 /* Width values of each row or slot within a tolerance of their group's largest. */
 static bool expect_near(const batch *b, const char *name, const float *got, const double *want, size_t n,
-                        size_t group, double rounding, const double *lost) {
+                        size_t group, sl_act act, const double *lost) {
     for (size_t at = 0; at < n; at += group) {
         double largest = 0;
         for (size_t i = 0; i < group; i++) largest = fmax(largest, fabs(want[at + i]));
         for (size_t i = 0; i < group; i++) {
-            const double w = want[at + i], bound = TOLERANCE * largest + rounding * fabs(w);
+            const double w = want[at + i], bound = TOLERANCE * largest + cuda_rounding(act, w);
             const double allowed = bound + (lost ? lost[at + i] : 0) + 0x1p-140;
             if (!check_near(b->c, name, at + i, got[at + i], w, allowed)) return false;
         }
@@ -307,9 +307,8 @@ static void expect_truth(const batch *b, truth_fn truth, size_t group) {
     for (uint32_t r = 0; r < b->n_run; r++)
         for (uint32_t t = b->start[r]; t < b->start[r + 1]; t++)
             truth(b, r, t, state + b->slot[r] * b->state_n, out + t * width);
-    expect_near(b, "out", b->result, out, b->n_row * width, group, b->act == SL_ACT_BF16 ? 0x1.01p-8 : 0,
-                b->lost);
-    if (b->state_n) expect_near(b, "state", b->final, state, n, b->state_n, 0, NULL);
+    expect_near(b, "out", b->result, out, b->n_row * width, group, b->act, b->lost);
+    if (b->state_n) expect_near(b, "state", b->final, state, n, b->state_n, SL_ACT_F32, NULL);
     free(state), free(out);
 }
 
@@ -542,7 +541,7 @@ static void s6_chunk_case(check *c, const uint32_t *shape, const uint32_t *lengt
     check_case(c, "runs=%u of %u.. heads=%u head_dim=%u n_state=%u groups=%u decay=2^%g..2^%g%s", n_run,
                length[0], shape[0], shape[1], shape[2], shape[3], (double)slow, (double)fast,
                routed ? " routed" : "");
-    batch b = start_case(c, SL_ACT_BF16, 0, 0, routed);
+    batch b = start_case(c, SL_ACT_F16, 0, 0, routed);
     make_runs(&b, n_run, length, 0);
     s6_fill(&b, shape, slow, fast);
     b.launch = launch_s6_chunk;

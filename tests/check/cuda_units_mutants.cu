@@ -20,12 +20,22 @@ namespace no_wait {
 }
 #undef sl_copy_async_wait
 
-/* Weights are cut to bf16, not rounded. */
-#define sl_pack_bf16(low, high) (__float_as_uint(low) >> 16 | (__float_as_uint(high) & 0xffff0000u))
+/* Weights are cut to f16, not rounded. */
+namespace {
+__device__ float cut_to_f16(float v) { return __uint_as_float(__float_as_uint(v) & ~0x1fffu); }
+} // namespace
+#define sl_pack_f16(low, high) sl_pack_f16(cut_to_f16(low), cut_to_f16(high))
 namespace cut {
 #include "kernels/gemm/gemm_mma_body.h"
 }
-#undef sl_pack_bf16
+#undef sl_pack_f16
+
+/* What is too large becomes infinite. */
+#define sl_pack_f16 sl_pack_half
+namespace infinite {
+#include "kernels/gemm/gemm_mma_body.h"
+}
+#undef sl_pack_f16
 
 /* Fragments of x and w as they would be of transposed tiles. */
 #define sl_mma_load sl_mma_load_transposed
@@ -44,11 +54,12 @@ namespace all_rows {
 /* Each for one type of weights, so that they compile in reasonable time. */
 #define DEFINE_MUTANT(name, weights)                                                                           \
     extern "C" int mutant_cuda_units_##name(const sl_product_args *args, sl_cuda_stream stream) {              \
-        const bool broken = args->act == SL_ACT_BF16 && args->type == weights;                                 \
+        const bool broken = args->act == SL_ACT_F16 && args->type == weights;                                 \
         return broken ? name::launch<weights>({*args, 1, 0, 0}, stream) : sl_gemm_cuda(args, stream);          \
     }
-DEFINE_MUTANT(no_barrier, SL_BF16)
-DEFINE_MUTANT(no_wait, SL_BF16)
+DEFINE_MUTANT(no_barrier, SL_F16)
+DEFINE_MUTANT(no_wait, SL_F16)
 DEFINE_MUTANT(cut, SL_Q8)
-DEFINE_MUTANT(turned, SL_BF16)
-DEFINE_MUTANT(all_rows, SL_BF16)
+DEFINE_MUTANT(infinite, SL_Q4)
+DEFINE_MUTANT(turned, SL_F16)
+DEFINE_MUTANT(all_rows, SL_F16)

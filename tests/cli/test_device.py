@@ -86,11 +86,11 @@ class Text(Case):
         return read_npy(path)
 
     def test_logits(self):
-        exact, rounded = [*CUDA, "--activations", "f32"], [*CUDA, "--activations", "bf16"]
+        exact, rounded = [*CUDA, "--activations", "f32"], [*CUDA, "--activations", "f16"]
         cpu = ["--device", "cpu"]
         for type, one, other, limit in (("f32", cpu, CUDA, 1e-5), ("bf16", cpu, exact, 1e-5),
-                                        ("bf16", exact, CUDA, 0.05), ("q8", exact, CUDA, 0.05),
-                                        ("f32", exact, rounded, 0.05)):
+                                        ("bf16", exact, CUDA, 0.01), ("q8", exact, CUDA, 0.01),
+                                        ("f16", exact, CUDA, 0.01), ("f32", exact, rounded, 0.01)):
             with self.subTest(type=type, flags=other):
                 expected, got = self.logits(type, *one), self.logits(type, *other)
                 worst = max(abs(a - b) for x, y in zip(got, expected) for a, b in zip(x, y))
@@ -127,7 +127,7 @@ class Errors(Case):
     def test_names(self):
         self.assert_error(self.generate("--device", "cuda:7"), 1, '"cuda:7"', "cuda:0")
         self.assert_error(self.generate("--device", "gpu"), 2, "gpu", "cuda:N")
-        self.assert_error(self.generate(*CUDA, "--activations", "f16"), 2, "f16", "bf16")
+        self.assert_error(self.generate(*CUDA, "--activations", "bf16"), 2, "bf16", "f32|f16")
         for command in (["logits", "--tokens", "1"], ["perplexity", "-f", __file__], ["chat"]):
             run = on_device(command[0], "-m", model(), *command[1:], "--device", "cuda:7", check=None)
             self.assert_error(run, 1, '"cuda:7"')

@@ -30,19 +30,23 @@ template <class T> float dot(const T *a, const T *b, size_t n) {
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
+/* As cuBLAS rounds, to infinity beyond the range of f16. */
+void put(float *y, float v) { *y = v; }
+void put(sl_f16 *y, float v) { y->bits = sl_float_to_half(v); }
+
 template <class T, class Y> __global__ void product_kernel(blas_args a) {
     size_t row = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x, tok = blockIdx.y;
     if (row < a.n_row)
-        sl_store(static_cast<Y *>(a.y) + tok * a.y_stride + row,
-                 dot(static_cast<const T *>(a.w) + row * a.w_stride,
-                     static_cast<const T *>(a.x) + tok * a.x_stride, a.k));
+        put(static_cast<Y *>(a.y) + tok * a.y_stride + row,
+            dot(static_cast<const T *>(a.w) + row * a.w_stride,
+                static_cast<const T *>(a.x) + tok * a.x_stride, a.k));
 }
 
 int product(sl_blas *blas, sl_act act, bool y_f32, size_t n_row, size_t n_tok, size_t k, const void *w,
             size_t w_stride, const void *x, size_t x_stride, void *y, size_t y_stride) {
     void (*kernel)(blas_args) = act == SL_ACT_F32 ? product_kernel<float, float>
-                                : y_f32           ? product_kernel<sl_bf16, float>
-                                                  : product_kernel<sl_bf16, sl_bf16>;
+                                : y_f32           ? product_kernel<sl_f16, float>
+                                                  : product_kernel<sl_f16, sl_f16>;
     blas_args args = {w, x, y, w_stride, x_stride, y_stride, n_row, k};
     dim3 grid(static_cast<unsigned>((n_row + 255) / 256), static_cast<unsigned>(n_tok));
     return sl_launch(kernel, grid, dim3(256), 0, *static_cast<sl_cuda_stream *>(blas->handle), args);

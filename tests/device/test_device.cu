@@ -209,6 +209,8 @@ static void test_numbers(void) {
         uint16_t half = static_cast<uint16_t>(bits);
         float v = sl_half_to_float(half), w = sl_bf16_bits_to_float(half);
         CHECK(v != v ? (sl_float_to_half(v) & 0x7fff) > 0x7c00 : sl_float_to_half(v) == half);
+        CHECK(v != v ? (sl_float_to_f16(v) & 0x7fff) > 0x7c00
+                     : sl_float_to_f16(v) == (isinf(v) ? (half & 0x8000) | 0x7bff : half));
         CHECK(w != w ? (sl_float_to_bf16_bits(w) & 0x7fff) > 0x7f80 : sl_float_to_bf16_bits(w) == half);
     }
     CHECK(sl_half_to_float(0x3c00) == 1.0f && sl_half_to_float(0x0001) == ldexpf(1, -24));
@@ -218,10 +220,12 @@ static void test_numbers(void) {
           sl_float_to_half(1.0f + 3 * ldexpf(1, -11)) == 0x3c02);
     CHECK(sl_float_to_half(ldexpf(1, -25)) == 0 && sl_float_to_half(3 * ldexpf(1, -25)) == 2);
     CHECK(sl_float_to_half(65519.9f) == 0x7bff && sl_float_to_half(65520.0f) == 0x7c00);
+    CHECK(sl_float_to_f16(65520.0f) == 0x7bff && sl_float_to_f16(-3e38f) == 0xfbff);
+    CHECK(sl_pack_half(65520, -1) == 0xbc007c00 && sl_pack_f16(65520, -1e9f) == 0xfbff7bff);
     CHECK(sl_float_to_bf16_bits(1.0f + ldexpf(1, -8)) == 0x3f80 &&
           sl_float_to_bf16_bits(1.0f + 3 * ldexpf(1, -8)) == 0x3f82);
     alignas(16) float x[8], y[8];
-    alignas(16) sl_bf16 b[8];
+    alignas(16) sl_f16 b[8];
     for (int i = 0; i < 8; i++)
         x[i] = static_cast<float>(i) - 3.5f;
     sl_store4(b, x), sl_store4(b + 4, x + 4), sl_load8(b, y);
