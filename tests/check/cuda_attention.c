@@ -7,9 +7,9 @@
  * two errs by twice that. In f16 one rounding to 11 bits more.
  *
  * On the matrix units a sum of 16 terms errs by 18 units in the last place of its magnitude (cuda_fragments.c),
- * 2 u each: e = 2.25 (head_dim + 16) u sum |q k| scale. The factor that makes scores logarithms to base 2 errs by 2 u of
- * the spread, exp2 by 4 u and its argument, up to 15 higher, by u of itself: d = 2 e + u (4 spread + 20). A
- * weight is rounded to f16 by 2^-11 of itself and 2^-40 of the largest; sums over n keys are one chain that
+ * 2 u each: e = 2.25 (head_dim + 16) u sum |q k| scale. The factor that makes scores logarithms to base 2 errs
+ * by 2 u of the spread, exp2 by 4 u and its argument, up to 15 higher, by u of itself: d = 2 e + u (4 spread +
+ * 20). A weight is rounded to f16 by 2^-11 of itself and 2^-40 of the largest; sums over n keys are one chain that
  * fades once for 64 keys: d + (2.25 (n + 64) + 8 (n / 64 + 1)) u. */
 #include "cuda_sequence.h"
 #include "runner.h"
@@ -537,8 +537,8 @@ static void deep_batches(check *c) {
 }
 
 /* The matrix units: rows around a block's 64, every width in shared memory, groups of heads that share a block
- * or do not fill one, windows that begin inside of tiles, queries or keys among f16's subnormals, many small weights beside a large
- * one. */
+ * or do not fill one, windows that begin inside of tiles, queries or keys among f16's subnormals, many small
+ * weights beside a large one. */
 static void matrix_batches(check *c) {
     static const struct {
         uint64_t pos;

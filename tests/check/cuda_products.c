@@ -3,8 +3,8 @@
  *
  * Bounds. A sum of k products in f32, in any order, fused or not, and a bias: (k + 4) u (sum|w x| + |bias|).
  * The matrix units may cut where additions round: twice that, of weights that are rounded to f16 first.
- * Rounded to f16: half a unit of its 11 bits more, and 65504 for what is beyond. rho times it, added to y: the sum's error times rho, and
- * one rounding. */
+ * Rounded to f16: half a unit of its 11 bits more, and 65504 for what is beyond. rho times it, added to y: the
+ * sum's error times rho, and one rounding. */
 #include "cuda_check.h"
 #include "runner.h"
 
