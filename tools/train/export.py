@@ -25,7 +25,8 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     state = torch.load(args.checkpoint, weights_only=False)
-    model = models.build(args.model, twin=False, lens=bool(state.get("lens")))
+    pairs_from = 0 if any(key.endswith(".ssm.mu") for key in state["model"]) else None
+    model = models.build(args.model, twin=False, lens=bool(state.get("lens")), pairs_from=pairs_from)
     model.load_state_dict(state["model"])
     if model.lens:
         model.lens.load_state_dict(state["lens"])

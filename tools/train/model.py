@@ -23,8 +23,7 @@ KEY_GAIN = 4  # size of B's and C's first rows: a match must stand out of some h
 TOKENS = {"bos_token_id": 0, "eos_token_id": [0, 2]}
 # 128 state columns, keys for two heads each: the wider a key, the farther back it is found (docs/results.md).
 BRIDGE = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=6, head_dim=64, state_size=128, n_groups=2,
-              intermediate_size=384, routed_layers=[1, 2, 3, 4], shift_keys=True, pair_keys=True,
-              tie_word_embeddings=True, **TOKENS)
+              intermediate_size=384, routed_layers=[1, 2, 3, 4], shift_keys=True, tie_word_embeddings=True, **TOKENS)
 # Eight layers, and a width of the MLP that brings the parameter count within 0.5 % of Bridge's.
 TRANSFORMER = dict(vocab_size=VOCAB, hidden_size=256, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=4,
                    head_dim=64, intermediate_size=496, tie_word_embeddings=True, **TOKENS)
@@ -187,8 +186,10 @@ class Lens:
 class TrainBridge(reference_bridge.Bridge):
     TARGET, LOAD_WEIGHT, TWIN_WEIGHT = 0.5, 0.1, 0.1
 
-    def __init__(self, config, twin=True, lens=False):
+    def __init__(self, config, twin=True, lens=False, pairs_from=0):
+        """pairs_from: with pair_keys the layer from which on mu starts as the reference has it; before it at 0."""
         super().__init__(config)
+        self.pairs_from = pairs_from
         self.twin = [Twin(config)] if twin else []  # a list: kept out of state_dict(), thus out of weight files
         self.lens = Lens() if lens else None
 
@@ -210,7 +211,9 @@ class TrainBridge(reference_bridge.Bridge):
         self.model.embed.weight.mul_(SPREAD / 0.02)  # about its size after training: the constant is large from the start
         self.model.norm.weight.fill_(0.02 / SPREAD)  # and the head starts as flat as before
         seen = CONSTANT / (CONSTANT ** 2 / c.hidden_size + SPREAD ** 2) ** 0.5  # the constant after the first norm
-        for w in self.model.layers:
+        for i, w in enumerate(self.model.layers):
+            if c.pair_keys and i < self.pairs_from:
+                w.ssm.mu.zero_()
             getattr(w.conv, "in").weight[:2 * e, 0] = 1 / seen
             w.conv.norm.weight.fill_(0.5)
             inner = getattr(w.ssm, "in").weight
@@ -366,16 +369,18 @@ class TrainBridge(reference_bridge.Bridge):
         return x + y if where is None else x.index_add(0, where, y)
 
 
-def build(name, twin=True, lens=False):
+def build(name, twin=True, lens=False, pairs_from=None):
+    """pairs_from: the first layer whose keys begin as pairs; None: keys of one token."""
     if name == "bridge":
-        return TrainBridge(reference_bridge.Config(**BRIDGE), twin, lens)
+        config = reference_bridge.Config(**BRIDGE, pair_keys=pairs_from is not None)
+        return TrainBridge(config, twin, lens, pairs_from or 0)
     return TrainTransformer(reference_transformer.Config(**TRANSFORMER))
 
 
-def check(name):
+def check(name, pairs_from=None):
     """Loss and gradients against the reference's autograd; bf16 leaves about one per cent, more
     where a parameter acts through the routing decisions."""
-    model = build(name, twin=False).initialize(1)
+    model = build(name, twin=False, pairs_from=pairs_from).initialize(1)
     plain = reference_bridge.Bridge(model.config) if name == "bridge" else reference_transformer.Transformer(model.config)
     plain.load_state_dict(model.state_dict())
     with torch.no_grad():  # livelier than the initial weights, so that every path carries a signal
@@ -418,4 +423,4 @@ def check_lens():
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    sys.exit(max(check("bridge"), check("transformer")) > 0.2 or check_lens())
+    sys.exit(max(check("bridge"), check("bridge", 0), check("transformer")) > 0.2 or check_lens())

@@ -119,6 +119,7 @@ def arguments():
     parser.add_argument("--cool-from", type=int, default=0, help="step at which the rate falls, before the decay's mix of text")
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="adamw")
     parser.add_argument("--lens", action="store_true", help="Bridge: B and C read u through a lens that keeps them matching")
+    parser.add_argument("--pairs-from", type=int, help="Bridge with keys of two tokens, from this layer on at the start")
     parser.add_argument("--no-twin", action="store_true", help="Bridge without its training-only twin")
     parser.add_argument("--save-every", type=int, default=50)
     parser.add_argument("--validate-every", type=int, default=250)
@@ -136,7 +137,7 @@ def main():
     team = Team(args)
     schedule = Schedule(args, team)
     torch.manual_seed(1)
-    model = models.build(args.model, not args.no_twin, args.lens).initialize(1)
+    model = models.build(args.model, not args.no_twin, args.lens, args.pairs_from).initialize(1)
     optimizer, rows = Optimizer(model, args.optimizer == "muon"), data.Rows(args.data)
     last = args.run / "last.pt"
     step = resume(last, model, optimizer, rows) if last.exists() else 0
