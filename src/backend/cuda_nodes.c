@@ -254,7 +254,8 @@ static int launch_block_linear(const sl_cuda_pass *pass, const sl_node *node) {
 static int launch_lagging(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_shift_args args = {
         .x = at(pass, node->in[0]), .y = at(pass, node->out), .state = slab_of(pass, node),
-        .mu = node->op == SL_OP_PAIR ? find_floats(pass, node->u.pair) : NULL, .x_stride = stride(pass, node->in[0]), .y_stride = stride(pass, node->out),
+        .mu = node->op == SL_OP_PAIR ? find_floats(pass, node->u.pair) : NULL,
+        .x_stride = stride(pass, node->in[0]), .y_stride = stride(pass, node->out),
         .n = (uint32_t)pass->graph->values[node->out].width, .act = act(pass), .runs = runs_of(pass, SL_ALL),
     };
     return sl_shift_cuda(&args, stream(pass));
