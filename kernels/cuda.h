@@ -98,37 +98,46 @@ __device__ __forceinline__ void sl_unpack_half(uint32_t word, float v[2]) {
 #endif
 }
 
-/* To nearest even as well, but never infinite: what is beyond the largest f16 becomes that, with its sign. */
-__device__ __forceinline__ uint16_t sl_float_to_f16(float v) {
+/* An infinity becomes the largest number with its sign; of one f16, and of the halves of a word. */
+__device__ __forceinline__ uint16_t sl_saturate_half(uint16_t bits) {
 #ifdef __CUDACC__
     const __half most = __ushort_as_half(0x7bff), least = __ushort_as_half(0xfbff);
-    return __half_as_ushort(__hmax_nan(__hmin_nan(__float2half_rn(v), most), least));
+    return __half_as_ushort(__hmax_nan(__hmin_nan(__ushort_as_half(bits), most), least));
 #else
-    return sl_device_float_to_half(v > 65504 ? 65504 : v < -65504 ? -65504 : v);
+    return (bits & 0x7fffu) == 0x7c00u ? static_cast<uint16_t>(bits - 1) : bits;
 #endif
 }
-
-/* Two of these as the halves of a word. */
-__device__ __forceinline__ uint32_t sl_pack_f16(float low, float high) {
+__device__ __forceinline__ uint32_t sl_saturate_halves(uint32_t word) {
 #ifdef __CUDACC__
     const __half2 most = __half2half2(__ushort_as_half(0x7bff)), least = __half2half2(__ushort_as_half(0xfbff));
-    const __half2 pair = __hmax2_nan(__hmin2_nan(__floats2half2_rn(low, high), most), least);
+    const __half2 pair = __hmax2_nan(__hmin2_nan(*reinterpret_cast<const __half2 *>(&word), most), least);
     return *reinterpret_cast<const uint32_t *>(&pair);
 #else
-    return sl_float_to_f16(low) | static_cast<uint32_t>(sl_float_to_f16(high)) << 16;
+    return sl_saturate_half(static_cast<uint16_t>(word & 0xffff)) |
+           static_cast<uint32_t>(sl_saturate_half(static_cast<uint16_t>(word >> 16))) << 16;
 #endif
 }
 
 /* ---- elements ----------------------------------------------------------------------------------- */
 
-/* An activation of 16 bits. What is too large for it is stored as the largest, so that no infinity arises from
- * one (and no NaN from infinities). */
+/* An activation of 16 bits. What is too large for it counts as the largest, so that no infinity arises from one
+ * (and no NaN from infinities, which a recurrence would keep): so stored by our kernels, and so read by them
+ * where cuBLAS has stored an infinity. */
 struct sl_f16 {
     uint16_t bits;
 };
+__device__ __forceinline__ uint16_t sl_float_to_f16(float v) { return sl_saturate_half(sl_float_to_half(v)); }
+__device__ __forceinline__ uint32_t sl_pack_f16(float low, float high) {
+    return sl_saturate_halves(sl_pack_half(low, high));
+}
+__device__ __forceinline__ void sl_unpack_f16(uint32_t word, float v[2]) {
+    sl_unpack_half(sl_saturate_halves(word), v);
+}
 
 __device__ __forceinline__ float sl_load(const float *p) { return *p; }
-__device__ __forceinline__ float sl_load(const sl_f16 *p) { return sl_half_to_float(p->bits); }
+__device__ __forceinline__ float sl_load(const sl_f16 *p) {
+    return sl_half_to_float(sl_saturate_half(p->bits));
+}
 __device__ __forceinline__ void sl_store(float *p, float v) { *p = v; }
 __device__ __forceinline__ void sl_store(sl_f16 *p, float v) { p->bits = sl_float_to_f16(v); }
 
@@ -139,7 +148,7 @@ __device__ __forceinline__ void sl_load4(const float *p, float v[4]) {
 }
 __device__ __forceinline__ void sl_load4(const sl_f16 *p, float v[4]) {
     uint2 x = *reinterpret_cast<const uint2 *>(p);
-    sl_unpack_half(x.x, v), sl_unpack_half(x.y, v + 2);
+    sl_unpack_f16(x.x, v), sl_unpack_f16(x.y, v + 2);
 }
 __device__ __forceinline__ void sl_store4(float *p, const float v[4]) {
     *reinterpret_cast<float4 *>(p) = make_float4(v[0], v[1], v[2], v[3]);
@@ -154,6 +163,13 @@ template <class T> __device__ __forceinline__ void sl_load8(const T *p, float v[
     sl_load4(p + 4, v + 4);
 }
 __device__ __forceinline__ void sl_load8(const sl_f16 *p, float v[8]) {
+    uint4 x = *reinterpret_cast<const uint4 *>(p);
+    sl_unpack_f16(x.x, v), sl_unpack_f16(x.y, v + 2), sl_unpack_f16(x.z, v + 4), sl_unpack_f16(x.w, v + 6);
+}
+
+/* The same where cuBLAS stores nothing, in the innermost loop of a product: an infinity stays one. */
+__device__ __forceinline__ void sl_load8_own(const float *p, float v[8]) { sl_load8(p, v); }
+__device__ __forceinline__ void sl_load8_own(const sl_f16 *p, float v[8]) {
     uint4 x = *reinterpret_cast<const uint4 *>(p);
     sl_unpack_half(x.x, v), sl_unpack_half(x.y, v + 2), sl_unpack_half(x.z, v + 4), sl_unpack_half(x.w, v + 6);
 }

@@ -28,7 +28,7 @@ __device__ __forceinline__ void add_chunk(const sl_chunk<type> *chunk, const X *
         for (int t = 0; t < n_tok; t++, at += x_stride) {
             if (t > 0 && t >= (int)n) continue;
             float v[8];
-            sl_load8(at, v);
+            sl_load8_own(at, v);
 #pragma unroll
             for (int i = 0; i < n_out; i++) {
 #pragma unroll

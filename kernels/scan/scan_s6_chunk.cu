@@ -174,6 +174,17 @@ __device__ void stage_rows(const chunk_launch &l, const chunk &at, uint64_t colu
     sl_copy_async_commit();
 }
 
+/* Once this thread's copies of stage_rows are there: an infinity that cuBLAS stored becomes the largest number. */
+__device__ void saturate_rows(const chunk_launch &l, uint16_t *tile) {
+    const uint32_t pieces = l.depth / PIECE;
+    for (uint32_t i = threadIdx.x; i < CHUNK * pieces; i += THREADS) {
+        uint4 *at = reinterpret_cast<uint4 *>(tile + i / pieces * (l.depth + PAD) + i % pieces * PIECE);
+        const uint4 v = *at;
+        *at = make_uint4(sl_saturate_halves(v.x), sl_saturate_halves(v.y), sl_saturate_halves(v.z),
+                         sl_saturate_halves(v.w));
+    }
+}
+
 /* v as two rows of bf16. */
 __device__ __forceinline__ void split_piece(const float *v, uint16_t *hi, uint16_t *lo) {
     uint16_t h[PIECE], r[PIECE];
@@ -345,6 +356,7 @@ __global__ void __launch_bounds__(THREADS, 8) contribute(chunk_launch l) {
     weigh_inputs(l, at, m);
     stage_r(l, at, m, m.delta);
     sl_copy_async_wait<0>();
+    saturate_rows(l, m.b);
     __syncthreads();
     const uint32_t parts = (l.width + PART - 1) / PART, all = l.depth / SPAN * parts;
     for (uint32_t i = threadIdx.x / WARP; i < all; i += N_WARP)
@@ -498,6 +510,8 @@ template <int PAIRS> __global__ void __launch_bounds__(THREADS) respond(chunk_la
     stage_r(l, at, m, nullptr);
     stage_state(l, at, m);
     sl_copy_async_wait<0>();
+    saturate_rows(l, m.b);
+    saturate_rows(l, m.c);
     __syncthreads();
     if (from < at.n) {
         add_state<PAIRS>(l, m, from, y);

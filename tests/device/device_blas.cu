@@ -18,15 +18,18 @@ struct blas_args {
     size_t w_stride, x_stride, y_stride, n_row, k;
 };
 
+float take(const float *x) { return *x; }
+float take(const sl_f16 *x) { return sl_half_to_float(x->bits); }
+
 /* Four sums at once, because one is a chain of additions that wait for each other. */
 template <class T> float dot(const T *a, const T *b, size_t n) {
     float sum[4] = {0, 0, 0, 0};
     size_t i = 0;
     for (; i + 4 <= n; i += 4)
         for (size_t j = 0; j < 4; j++)
-            sum[j] += sl_load(a + i + j) * sl_load(b + i + j);
+            sum[j] += take(a + i + j) * take(b + i + j);
     for (; i < n; i++)
-        sum[0] += sl_load(a + i) * sl_load(b + i);
+        sum[0] += take(a + i) * take(b + i);
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 

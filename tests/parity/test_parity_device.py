@@ -12,11 +12,13 @@ hundredths.)
 import json
 import math
 import os
+import shutil
+import struct
 import subprocess
 import tempfile
 import unittest
 
-from tests.parity.test_parity import ROOT, SHARED, SLUICE, fixtures, read_npy
+from tests.parity.test_parity import OWN, ROOT, SHARED, SLUICE, fixtures, read_npy
 
 DEVICE = os.environ.get("SLUICE_DEVICE", "cuda")
 LIMIT_F32, LIMIT_F16 = 2e-4, 1e-2
@@ -33,6 +35,20 @@ def of_range(got, expected):
 def of_length(got, expected):
     """|got - expected| / |expected|, as vectors."""
     return math.sqrt(sum((a - b) ** 2 for a, b in zip(got, expected)) / sum(b * b for b in expected))
+
+
+def amplify(path, loud):
+    """Sets values of a safetensors file of f16 and f32 tensors to 6e4 with their sign: the first loud(name, shape) each."""
+    with open(path, "rb") as f:
+        data = bytearray(f.read())
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    for name, tensor in json.loads(data[8:start]).items():
+        if name != "__metadata__":
+            kind = f"<{loud(name, tensor['shape'])}{ {'F16': 'e', 'F32': 'f'}[tensor['dtype']] }"
+            values = struct.unpack_from(kind, data, start + tensor["data_offsets"][0])
+            struct.pack_into(kind, data, start + tensor["data_offsets"][0], *(math.copysign(6e4, v) for v in values))
+    with open(path, "wb") as f:
+        f.write(data)
 
 
 class DeviceParity(unittest.TestCase):
@@ -88,6 +104,30 @@ class DeviceParity(unittest.TestCase):
         for folder in fixtures():
             with self.subTest(os.path.basename(folder)):
                 self.check(folder)
+
+    def test_beyond_f16(self):
+        """What is beyond the range of f16 counts as its largest number, in products of ours (single tokens) and of
+        cuBLAS (the whole prompt; it stores infinities, which are NaN by the next kernel unless they are read so)."""
+        for name in ("bridge-shape64", "bridge-s4d-short"):
+            folder = os.path.join(self.work.name, name)
+            shutil.copytree(os.path.join(OWN, name), folder)
+            with open(os.path.join(folder, "tokens.json")) as f:
+                self.prompt = ["--tokens", ",".join(str(t) for t in json.load(f))]
+            with open(os.path.join(folder, "config.json")) as f:
+                config = json.load(f)
+            some = 2 * config["inner_size"]  # g and r, and of S6 half of B
+            if config["ssm_type"] == "s6":
+                some += config["state_size"] // 2
+            amplify(os.path.join(folder, "model.safetensors"), lambda tensor, shape:
+                    math.prod(shape) if tensor.endswith("conv.in.weight") else
+                    some * shape[1] if tensor.endswith("ssm.in.weight") else 0)
+            self.model = os.path.join(self.work.name, "model.slu")
+            self.run_sluice("convert", folder, self.model, "--type", "f32")
+            whole, steps = (self.logits("--activations", "f16", *flags)[1] for flags in ([], ["--chunk", "1"]))
+            self.assertTrue(all(math.isfinite(v) for v in whole), name)
+            error = of_length(whole, steps)
+            print(f"{name}, beyond f16: {error:.1e} of the length", flush=True)
+            self.assertLessEqual(error, LIMIT_F16, name)
 
     def test_trained_models(self):
         """f16 activations; attention over more than one tile of keys, in one piece and in two."""
