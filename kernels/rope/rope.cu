@@ -24,23 +24,33 @@ int sl_rope_table_cuda(const sl_rope_table_args *args, sl_cuda_stream stream) {
     return sl_launch(rope_table, dim3(args->runs.max_tok, args->runs.n), dim3(THREADS), 0, stream, *args);
 }
 
-/* Threads walk the pairs of all heads of one row. */
+/* Threads a head: for its pairs, and for the rest of it, which are only stored again where they may be infinite
+ * (attention reads queries as they lie). */
+static __host__ __device__ uint32_t threads_of_head(const sl_rope_args &a) {
+    return a.act == SL_ACT_F16 ? a.head_dim - a.n_rot / 2 : a.n_rot / 2;
+}
+
+/* Threads walk all heads of one row. */
 template <class T> __global__ void rope(sl_rope_args a) {
-    const uint32_t half = a.n_rot / 2, n = a.n_head * half, row = blockIdx.y;
+    const uint32_t half = a.n_rot / 2, n = threads_of_head(a), row = blockIdx.y;
     const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (row >= (a.rows.n ? *a.rows.n : a.rows.max) || i >= n)
+    if (row >= (a.rows.n ? *a.rows.n : a.rows.max) || i >= a.n_head * n)
         return;
-    const uint32_t head = i / half, j = i % half;
+    const uint32_t head = i / n, j = i % n;
     const float *table = a.table + row * a.table_stride;
     T *lo = static_cast<T *>(a.x) + row * a.x_stride + static_cast<uint64_t>(head) * a.head_dim + j,
       *hi = lo + half;
+    if (j >= half) {
+        sl_store(hi, sl_load(hi));
+        return;
+    }
     const float x = sl_load(lo), y = sl_load(hi), c = table[j], s = table[half + j];
     sl_store(lo, x * c - y * s);
     sl_store(hi, y * c + x * s);
 }
 
 int sl_rope_cuda(const sl_rope_args *args, sl_cuda_stream stream) {
-    const uint32_t n = args->n_head * (args->n_rot / 2);
+    const uint32_t n = args->n_head * threads_of_head(*args);
     if (n == 0)
         return 0;
     const dim3 grid((n + THREADS - 1) / THREADS, args->rows.max);

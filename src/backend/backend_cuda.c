@@ -23,6 +23,18 @@ static sl_status failed(sl_device *d, cudaError_t e, const char *what, sl_error 
     return sl_fail(err, d->failed, "%s", d->failure);
 }
 
+/* Of n units, bytes each. An allocation that fails leaves the device as it was. */
+static sl_status no_memory(sl_device *d, const char *what, uint64_t n, const char *unit, uint64_t bytes,
+                           sl_error *err) {
+    size_t free_bytes = 0, all = 0;
+    cudaGetLastError();
+    SL_TRY(failed(d, cudaMemGetInfo(&free_bytes, &all), "asking for free memory", err));
+    return sl_fail(err, SL_E_MEMORY,
+                   "cuda:%d: out of memory: a %s of %llu %s needs %.2f GB, %.2f GB are free, enough for %llu",
+                   d->ordinal, what, (unsigned long long)n, unit, (double)(n * bytes) / 1e9,
+                   (double)free_bytes / 1e9, (unsigned long long)(free_bytes / bytes));
+}
+
 /* Before every call: a thread may use several devices, and a session may come from another thread. */
 static sl_status check(sl_device *d, sl_error *err) {
     if (d->failed != SL_OK) return sl_fail(err, d->failed, "%s", d->failure);
@@ -136,11 +148,9 @@ static void drop_graphs(sl_device *d) {
 static sl_status reserve_logits(sl_device *d, size_t n, sl_error *err) {
     if (n <= d->n_logits) return SL_OK;
     float *logits;
-    cudaError_t e = cudaMalloc((void **)&logits, n * d->graph->n_vocab * sizeof *logits);
-    if (e == cudaErrorMemoryAllocation) {
-        cudaGetLastError(); /* an allocation that fails leaves the device as it was */
-        return sl_fail(err, SL_E_MEMORY, "cuda:%d: out of memory for the logits of %zu tokens", d->ordinal, n);
-    }
+    const uint64_t row_bytes = d->graph->n_vocab * sizeof *logits;
+    cudaError_t e = cudaMalloc((void **)&logits, n * row_bytes);
+    if (e == cudaErrorMemoryAllocation) return no_memory(d, "block of logits", n, "tokens", row_bytes, err);
     SL_TRY(failed(d, e, "memory for logits", err));
     drop_graphs(d);
     cudaFree(d->logits);
@@ -172,7 +182,7 @@ static sl_status open_parts(sl_device *d, const sl_device_params *params, sl_err
     SL_TRY(failed(d, cudaSetDevice(d->ordinal), "choosing the device", err));
     SL_TRY(sl_alloc((void **)&d->kv, d->n_slot, sizeof *d->kv, "KV stores", err));
     SL_TRY(sl_cuda_plan_make(d->graph, params, &d->plan, err));
-    SL_TRY(sl_cuda_check_fit(d->graph, params, sl_cuda_weights_resident(d->graph, d->ordinal, d->plan.act), err));
+    SL_TRY(sl_cuda_check_fit(d->graph, params, err));
     SL_TRY(sl_cuda_weights_open(d->graph, params, d->plan.act, &d->weights, err));
     SL_TRY(failed(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "a stream", err));
     SL_TRY(failed(d, cudaEventCreateWithFlags(&d->input_free, cudaEventDisableTiming), "an event", err));
@@ -218,22 +228,22 @@ static cudaError_t copy_kv(sl_device *d, void *to, uint64_t to_cap, const void *
                              kv_row_bytes(d, n_pos), kv_rows(d), kind, d->stream);
 }
 
-/* Doubles, so that a growing sequence is copied O(1) times per token. Captured passes find the new place in
- * kv_slots. */
+/* Doubles, so that a growing sequence is copied O(1) times per token. */
+static sl_status allocate_kv(sl_device *d, const sl_kv_slot *kv, uint64_t n_pos, sl_kv_slot *grown, sl_error *err) {
+    const uint64_t cap = kv->cap ? 2 * kv->cap : 256, row = kv_rows(d) * kv_row_bytes(d, 1);
+    *grown = (sl_kv_slot){ NULL, cap > n_pos ? cap : n_pos };
+    cudaError_t e = cudaMalloc(&grown->data, row * grown->cap);
+    if (e == cudaErrorMemoryAllocation) return no_memory(d, "KV store", grown->cap, "positions", row, err);
+    return failed(d, e, "memory for a KV store", err);
+}
+
+/* Captured passes find the new place in kv_slots. */
 static sl_status cuda_reserve(sl_device *d, size_t slot, uint64_t n_pos, sl_error *err) {
     SL_TRY(check(d, err));
-    sl_kv_slot *kv = &d->kv[slot], grown = { NULL, kv->cap ? 2 * kv->cap : 256 };
+    sl_kv_slot *kv = &d->kv[slot], grown;
     if (!kv_rows(d) || n_pos <= kv->cap) return SL_OK;
-    if (n_pos > grown.cap) grown.cap = n_pos;
-    uint64_t bytes = kv_rows(d) * kv_row_bytes(d, grown.cap);
-    cudaError_t e = cudaMalloc(&grown.data, bytes);
-    if (e == cudaErrorMemoryAllocation) {
-        cudaGetLastError();
-        return sl_fail(err, SL_E_MEMORY, "cuda:%d: out of memory: %.2f GB for the KV store of %llu positions",
-                       d->ordinal, (double)bytes / 1e9, (unsigned long long)grown.cap);
-    }
-    SL_TRY(failed(d, e, "memory for a KV store", err));
-    e = copy_kv(d, grown.data, grown.cap, kv->data, kv->cap, kv->cap, cudaMemcpyDeviceToDevice);
+    SL_TRY(allocate_kv(d, kv, n_pos, &grown, err));
+    cudaError_t e = copy_kv(d, grown.data, grown.cap, kv->data, kv->cap, kv->cap, cudaMemcpyDeviceToDevice);
     if (e == cudaSuccess)
         e = cudaMemcpyAsync(&d->kv_slots[slot], &grown, sizeof grown, cudaMemcpyHostToDevice, d->stream);
     if (e == cudaSuccess) e = cudaStreamSynchronize(d->stream);

@@ -18,7 +18,7 @@
 
 /* The graph's nodes as they are launched: steps that a later kernel does itself are skipped, quantised forms of
  * activations are the activations. */
-enum { SL_HIDDEN_LIFT = 6 };
+enum { SL_HIDDEN_LIFT = 6, SL_CUDA_EXPAND_BYTES = 64 << 20 /* weights expanded at a time; more go in pieces of their rows */ };
 typedef struct sl_cuda_plan {
     sl_act act;
     sl_value *values;    /* [n_value] row_bytes and places of this device */
@@ -142,8 +142,7 @@ struct sl_device {
 /* Bytes of the device's block, from graph, plan, n_slot and n_batch. */
 sl_status sl_cuda_lay_out(sl_device *device, uint64_t *n_bytes, sl_error *err);
 /* SL_E_MEMORY, with what is needed and what would fit, if the current device has too little free memory. */
-sl_status sl_cuda_check_fit(const sl_graph *graph, const sl_device_params *params, bool resident,
-                            sl_error *err);
+sl_status sl_cuda_check_fit(const sl_graph *graph, const sl_device_params *params, sl_error *err);
 
 /* One pass being launched. */
 typedef struct sl_cuda_pass {

@@ -36,7 +36,7 @@ static void explain(cudaError_t e, char *reason) {
     else snprintf(reason, 200, "the driver says: %s", cudaGetErrorString(e));
 }
 
-static void describe(int ordinal, sl_device_info *d) {
+void sl_cuda_describe(int ordinal, sl_device_info *d) {
     *d = (sl_device_info){ 0 };
     struct cudaDeviceProp properties;
     size_t free_bytes = 0, all = 0;
@@ -62,15 +62,12 @@ static void describe(int ordinal, sl_device_info *d) {
         snprintf(d->reason, sizeof d->reason, "no cuBLAS 12 or 13 found: long prompts use our own, slower products");
 }
 
-size_t sl_cuda_devices(sl_device_info *devices, size_t cap, char *reason) {
+size_t sl_cuda_count(char *reason) {
     int n = 0;
     cudaError_t e = cudaGetDeviceCount(&n);
-    if (e != cudaSuccess || n <= 0) {
-        explain(e, reason);
-        return 0;
-    }
-    for (size_t i = 0; i < sl_min((size_t)n, cap); i++) describe((int)i, &devices[i]);
-    return (size_t)n;
+    if (e == cudaSuccess && n > 0) return (size_t)n;
+    explain(e, reason);
+    return 0;
 }
 
 /* ---- what fits ---------------------------------------------------------------------------------- */
@@ -89,21 +86,25 @@ sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, s
     need->activations = block - need->states +
                         (uint64_t)graph->n_vocab * sizeof(float) * sl_min(params->n_slot, params->n_batch);
     need->all = need->weights + need->states + need->activations;
+    bool resident = sl_cuda_weights_resident(graph, params->ordinal, device.plan.act);
+    need->missing = need->all - (resident ? need->weights : 0);
     sl_cuda_plan_release(&device.plan);
     sl_cuda_weights_release_layout(&weights);
     return status;
 }
 
-/* Bytes of all weights, laid out, if the matrices were of that type. */
+/* Bytes of all weights, laid out, if the matrices were of that type, and of the scratch for expanding the largest. */
 static uint64_t weights_as(const sl_cuda_weights *w, sl_type type) {
-    uint64_t all = 0;
+    uint64_t all = 0, largest = 0;
     for (size_t i = 0; i < w->n_item; i++) {
         const sl_tensor *t = w->items[i].tensor;
         bool matrix = t && t->spec.n_dim == 2;
+        const uint64_t n = matrix ? sl_spec_rows(&t->spec) * sl_spec_width(&t->spec) : 0;
         all += sl_cuda_laid_out(matrix ? sl_spec_rows(&t->spec) * sl_row_bytes(type, sl_spec_width(&t->spec))
                                        : w->items[i].n_bytes);
+        if (2 * n > largest) largest = 2 * n; /* as f16 */
     }
-    return all;
+    return all + (type == SL_BF16 ? 0 : sl_min(largest, SL_CUDA_EXPAND_BYTES));
 }
 
 /* ", as q4 it would need 4.1 GB" for the largest type that fits, if any does. */
@@ -122,8 +123,7 @@ static void suggest(const sl_graph *graph, const sl_cuda_need *need, uint64_t fr
     sl_cuda_weights_release_layout(&w);
 }
 
-sl_status sl_cuda_check_fit(const sl_graph *graph, const sl_device_params *params, bool resident,
-                            sl_error *err) {
+sl_status sl_cuda_check_fit(const sl_graph *graph, const sl_device_params *params, sl_error *err) {
     sl_cuda_need need;
     size_t free_bytes = 0, all = 0;
     char hint[80];
@@ -132,7 +132,7 @@ sl_status sl_cuda_check_fit(const sl_graph *graph, const sl_device_params *param
     if (e != cudaSuccess)
         return sl_fail(err, SL_E_DEVICE, "cuda:%d: asking for free memory: %s", params->ordinal,
                        cudaGetErrorString(e));
-    if (need.all - (resident ? need.weights : 0) <= free_bytes) return SL_OK;
+    if (need.missing <= free_bytes) return SL_OK;
     suggest(graph, &need, free_bytes, hint, sizeof hint);
     return sl_fail(
         err, SL_E_MEMORY,

@@ -5,10 +5,6 @@
 #include "backend/cuda.h"
 #include "base/mem.h"
 
-enum {
-    EXPAND_BYTES = 64 << 20
-}; /* weights expanded at a time; a product with more goes in pieces of its rows */
-
 /* ---- types -------------------------------------------------------------------------------------- */
 
 /* The residual stream and the rotary table are f32; rows gathered from f32 stay so. */
@@ -75,7 +71,7 @@ bool sl_cuda_is_counted(const sl_cuda_plan *plan, const sl_node *node) {
 
 uint64_t sl_cuda_piece(const sl_cuda_plan *plan, const sl_tensor *w) {
     const uint64_t rows = sl_spec_rows(&w->spec), row = (sl_spec_width(&w->spec) + 8) * sl_act_size(plan->act);
-    const uint64_t piece = EXPAND_BYTES / row / 64 * 64;
+    const uint64_t piece = SL_CUDA_EXPAND_BYTES / row / 64 * 64;
     return sl_cuda_is_plain(plan, w) || piece >= rows ? rows : piece ? piece : 64;
 }
 

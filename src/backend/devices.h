@@ -22,12 +22,14 @@ typedef struct sl_cuda_probe { double copy_gbps, tflops_f32, tflops_f16; char bl
 sl_status sl_cuda_probe_run(int ordinal, sl_cuda_probe *out, sl_error *err);
 
 #ifdef SL_CUDA
-/* The CUDA devices, written to at most cap places; *reason [200] says why there are none. */
-size_t sl_cuda_devices(sl_device_info *devices, size_t cap, char *reason);
+/* How many CUDA devices there are; *reason [200] says why none. */
+size_t sl_cuda_count(char *reason);
+/* One of them; creates the driver's context on it, to ask for free memory. */
+void sl_cuda_describe(int ordinal, sl_device_info *device);
 /* True for the device that tests run on where there is no GPU: never chosen by "auto". */
 bool sl_cuda_is_test_device(void);
-/* What a device with params would allocate, in bytes; 0 when out of memory for the plan. */
-typedef struct sl_cuda_need { uint64_t weights, states, activations, all; } sl_cuda_need;
+/* What a device with params would allocate, in bytes, in all and beside weights that it has from another session. */
+typedef struct sl_cuda_need { uint64_t weights, states, activations, all, missing; } sl_cuda_need;
 sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, sl_cuda_need *need,
                         sl_error *err);
 #endif
