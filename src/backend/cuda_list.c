@@ -58,8 +58,8 @@ void sl_cuda_describe(int ordinal, sl_device_info *d) {
         snprintf(d->reason, sizeof d->reason, "compute capability %d.%d, expected %d.%d or more",
                  d->capability / 10, d->capability % 10, LEAST_CAPABILITY / 10, LEAST_CAPABILITY % 10);
     else d->usable = true;
-    if (d->usable && !sl_blas_is_there())
-        snprintf(d->reason, sizeof d->reason, "no cuBLAS 12 or 13 found: long prompts use our own, slower products");
+    const char *missing = d->usable ? sl_blas_missing() : NULL;
+    if (missing) snprintf(d->reason, sizeof d->reason, "%s: " SL_BLAS_INSTEAD, missing);
 }
 
 size_t sl_cuda_count(char *reason) {

@@ -4,8 +4,9 @@ why not.
 import json
 import os
 import unittest
+from pathlib import Path
 
-from tests.cli.helper import Case, model, scratch, sluice
+from tests.cli.helper import SLUICE, Case, model, scratch, sluice
 from tests.cli.test_logits import IDS, ids, read_npy
 
 CUDA = ["--device", "cuda"]
@@ -14,9 +15,11 @@ EXACT = ("f32", "f16", "bf16")  # the CPU rounds activations where weights are q
 NAME = b"test device (host CPU)"
 
 
-def on_device(*args, check=0, stdin=b"", **variables):
-    """Whatever is not released makes the exit code 99, and a host that reads the device's memory crashes."""
-    env = {**os.environ, "SLUICE_DEVICE_LEAKS": "1", "SLUICE_DEVICE_PROTECT": "1", **variables}
+def on_device(*args, check=0, stdin=b"", blas=("13",), **variables):
+    """Whatever is not released makes the exit code 99, and a host that reads the device's memory crashes. blas: which of
+    the libraries in cuBLAS's place are found (tests/device/CMakeLists.txt)."""
+    folders = ":".join(str(Path(SLUICE).parent / "tests/device/cublas" / folder) for folder in blas)
+    env = {**os.environ, "SLUICE_DEVICE_LEAKS": "1", "SLUICE_DEVICE_PROTECT": "1", "LD_LIBRARY_PATH": folders, **variables}
     return sluice(*args, check=check, stdin=stdin, env=env)
 
 
@@ -148,11 +151,11 @@ class Errors(Case):
         """info says so, and our own products take its place."""
         reason, prompt = b"no cuBLAS 12 or 13 found", ["-p", "the user on the other " * 9, "--activations", "f32"]
         self.assertNotIn(reason, sluice("info", "-m", model(), check=0).stdout)
-        run = on_device("info", "-m", model(), SLUICE_DEVICE_NO_BLAS="1")
+        run = on_device("info", "-m", model(), blas=["none"])
         line, = [line for line in run.stdout.splitlines() if NAME in line]
         self.assertIn(b"; " + reason, line)
         command = ["generate", "-m", model(), *prompt, *GREEDY, *CUDA]
-        self.assertEqual(on_device(*command, SLUICE_DEVICE_NO_BLAS="1").stdout, on_device(*command).stdout)
+        self.assertEqual(on_device(*command, blas=["none"]).stdout, on_device(*command).stdout)
 
     def test_too_little_memory(self):
         run = self.generate(*CUDA, SLUICE_DEVICE_MEMORY="1000000")

@@ -3,8 +3,8 @@
  * Environment: SLUICE_DEVICE_MEMORY bytes of device memory, SLUICE_DEVICE_SEED order of blocks and threads,
  * SLUICE_DEVICE_FAIL=n fails the n-th call that can fail, SLUICE_DEVICE_COUNT_CALLS=file writes at exit how
  * many there were, SLUICE_DEVICE_LEAKS=1 makes the exit status 99 if something was not released,
- * SLUICE_DEVICE_ABSENT=1 takes the device away, SLUICE_DEVICE_NO_BLAS=1 the product in cuBLAS's place,
- * SLUICE_DEVICE_PROTECT=1 keeps the host from touching device memory. */
+ * SLUICE_DEVICE_ABSENT=1 takes the device away, SLUICE_DEVICE_PROTECT=1 keeps the host from touching device
+ * memory. */
 #include "device_runtime.h"
 
 #include <stdarg.h>
