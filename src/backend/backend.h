@@ -67,6 +67,8 @@ typedef struct sl_backend {
     /* Waits until all passes are done: for clocks. */
     sl_status (*wait)(sl_device *device, sl_error *err);
     size_t (*threads)(const sl_device *device);
+    /* What it has to do without, and what it does instead, in one line; NULL: nothing. */
+    const char *(*note)(const sl_device *device);
     sl_counters *(*counters)(sl_device *device); /* the caller may zero them */
 } sl_backend;
 

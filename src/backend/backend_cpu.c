@@ -155,6 +155,11 @@ static sl_status cpu_fill_kv(sl_device *device, size_t slot, uint64_t n_pos, sl_
 
 static size_t cpu_threads(const sl_device *device) { return device->n_thread; }
 
+static const char *cpu_note(const sl_device *device) {
+    (void)device;
+    return NULL;
+}
+
 /* ---- states ------------------------------------------------------------------------------------- */
 
 static float *slot_floats(const sl_device *device, size_t slot) {
@@ -274,5 +279,5 @@ const sl_backend sl_backend_cpu = {
     .name = "cpu", .open = cpu_open, .close = cpu_close, .reserve = cpu_reserve, .execute = cpu_execute,
     .reset = cpu_reset, .copy = cpu_copy, .read_state = cpu_read_state, .write_state = cpu_write_state,
     .read_kv = cpu_read_kv, .write_kv = cpu_write_kv,
-    .fill_kv = cpu_fill_kv, .wait = cpu_wait, .threads = cpu_threads, .counters = cpu_counters,
+    .fill_kv = cpu_fill_kv, .wait = cpu_wait, .threads = cpu_threads, .note = cpu_note, .counters = cpu_counters,
 };

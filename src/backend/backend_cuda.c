@@ -189,7 +189,8 @@ static sl_status open_parts(sl_device *d, const sl_device_params *params, sl_err
     SL_TRY(open_block(d, err));
     SL_TRY(open_pinned(d, err));
     SL_TRY(reserve_logits(d, sl_min(d->n_slot, d->n_batch), err));
-    sl_blas_open(&d->blas, d->stream, d->workspace, WORKSPACE); /* without it: own kernels */
+    if (!sl_blas_open(&d->blas, d->stream, d->workspace, WORKSPACE)) /* own kernels, and a word about it */
+        snprintf(d->note, sizeof d->note, "cuda:%d: %s: " SL_BLAS_INSTEAD, d->ordinal, d->blas.name);
     return sync(d, "starting", err);
 }
 
@@ -443,6 +444,8 @@ static size_t cuda_threads(const sl_device *d) {
     return 1;
 }
 
+static const char *cuda_note(const sl_device *d) { return d->note[0] ? d->note : NULL; }
+
 /* Deep tokens since the last time. A router's rows in a decode step are its runs as well; in prefill every run
  * has deep rows nearly always: then this counts the smaller of both. */
 static void count_routed(sl_device *d, const unsigned long long *tallies) {
@@ -485,5 +488,6 @@ const sl_backend sl_backend_cuda = {
     .fill_kv = cuda_fill_kv,
     .wait = cuda_wait,
     .threads = cuda_threads,
+    .note = cuda_note,
     .counters = cuda_counters,
 };

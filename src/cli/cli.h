@@ -104,7 +104,8 @@ size_t sl_common_stops(const sl_common *common, sl_stop *stops);
 /* -n as sl_stream's max_token. */
 size_t sl_common_max_token(const sl_common *common);
 /* Opens the model (-m, or the shipped one: SLUICE_MODEL, then models/demo/bridge*.slu beside or above the
- * program, then the installed share folder) and creates a session of n_slot. Reports errors; false: failed. */
+ * program, then the installed share folder) and creates a session of n_slot; what it has to do without
+ * (sl_session_note) is said once. Reports errors; false: failed. */
 bool sl_common_open_model(const sl_common *common, sl_model **model);
 bool sl_common_session(const sl_common *common, size_t n_slot, const sl_model *model, sl_session **session);
 bool sl_common_open(const sl_common *common, size_t n_slot, sl_model **model, sl_session **session);

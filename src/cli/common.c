@@ -150,6 +150,14 @@ static void show_upload(void *arg, uint64_t done, uint64_t all) {
     sl_progress_update(progress, done, all);
 }
 
+/* Once: bench opens many sessions. */
+static void show_note(const sl_session *session) {
+    static bool shown;
+    const char *note = sl_session_note(session);
+    if (note && !shown) sl_note("%s", note);
+    shown |= note != NULL;
+}
+
 bool sl_common_session(const sl_common *common, size_t n_slot, const sl_model *model, sl_session **session) {
     sl_session_params params = sl_session_params_default();
     params.n_slot = n_slot;
@@ -165,7 +173,10 @@ bool sl_common_session(const sl_common *common, size_t n_slot, const sl_model *m
     sl_error err;
     sl_status status = sl_session_create(model, &params, session, &err);
     sl_progress_end(&progress);
-    if (status == SL_OK) return true;
+    if (status == SL_OK) {
+        show_note(*session);
+        return true;
+    }
     sl_report_error(&err);
     return false;
 }

@@ -245,6 +245,8 @@ sl_status sl_session_eval(sl_session *s, const sl_run *runs, size_t n_run, sl_er
 
 const char *sl_session_device(const sl_session *s) { return s->device_id; }
 
+const char *sl_session_note(const sl_session *s) { return s->backend->note(s->device); }
+
 const float *sl_slot_logits(const sl_session *s, size_t slot) {
     return slot < s->n_slot && s->slots[slot].has_logits ? s->slots[slot].logits : NULL;
 }

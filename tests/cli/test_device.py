@@ -13,6 +13,7 @@ CUDA = ["--device", "cuda"]
 GREEDY = ["-q", "-n", "24", "--ignore-eos", "--temp", "0"]
 EXACT = ("f32", "f16", "bf16")  # the CPU rounds activations where weights are quantised
 NAME = b"test device (host CPU)"
+INSTEAD = b"long prompts use our own, slower products"
 
 
 def on_device(*args, check=0, stdin=b"", blas=("13",), **variables):
@@ -123,6 +124,57 @@ class Batch(Case):
                 self.assertEqual(got, expected, (kind, parallel))
 
 
+class Blas(Case):
+    """cuBLAS in other places, in pieces or not at all: a line says so, and our own products take its place."""
+    LONG = ["-p", "the user on the other " * 9, *GREEDY, "--activations", "f32"]
+    ABSENT = b"no cuBLAS 12 or 13 found"
+
+    def reason(self, **more):
+        """What info says of the device besides its name."""
+        line, = [line for line in on_device("info", "-m", model(), **more).stdout.splitlines() if NAME in line]
+        return line.split(b"; ")[1:]
+
+    def generate(self, device="cuda", **more):
+        return on_device("generate", "-m", model(), *self.LONG, "--device", device, **more)
+
+    def check(self, why, info, **more):
+        expected = self.generate()
+        self.assertEqual(expected.stderr, b"")
+        run = self.generate(**more)
+        self.assertEqual((run.stdout, run.stderr), (expected.stdout, why and b"cuda:0: %s: %s\n" % (why, INSTEAD)))
+        self.assertEqual(self.reason(**more), info and [b"%s: %s" % (info, INSTEAD)])
+
+    def test_absent(self):
+        self.check(self.ABSENT, self.ABSENT, blas=["none"])
+        self.assertEqual(self.generate(device="cpu", blas=["none"]).stderr, b"")
+
+    def test_a_function_is_missing(self):
+        reason = b"libcublas.so.13 lacks cublasGetVersion_v2"
+        self.check(reason, reason, blas=["lacking", "none"])
+        self.check(b"", [], blas=["lacking", "12"])
+
+    def test_does_not_start(self):
+        self.check(b"cuBLAS does not start (status 1)", [], SLUICE_DEVICE_BLAS_FAILS="1")
+
+    def test_version_12(self):
+        self.check(b"", [], blas=["12", "none"])
+
+    def test_every_command_says_so_once(self):
+        path, line = scratch() / "text.bin", b"cuda:0: %s: %s\n" % (self.ABSENT, INSTEAD)
+        path.write_bytes(bytes(range(3, 60)))
+        for command in (["logits", "--tokens", ids(IDS), "-o", scratch() / "out.npy"], ["perplexity", "-f", path],
+                        ["chat", "-n", "1"], ["batch", "-i", os.devnull, "-o", scratch() / "out.jsonl"],
+                        ["bench", "--against", model("llama"), "-p", "18", "-n", "1,2", "-r", "1"]):
+            run = on_device(command[0], "-m", model(), *command[1:], *CUDA, blas=["none"])
+            self.assertEqual(run.stderr.count(line), 1, (command, run.stderr))
+        self.assertIn(b"; %s: f32" % self.ABSENT, run.stdout)
+
+    def test_bench_names_it(self):
+        for blas, name in ((["13"], b"cuBLAS 13.10.0"), (["12", "none"], b"cuBLAS 12.9.3")):
+            run = on_device("bench", "-m", model(), "--against", "none", "-p", "18", "-n", "0", "-r", "1", *CUDA, blas=blas)
+            self.assertEqual((run.stdout.count(name), run.stderr), (1, b""))
+
+
 class Errors(Case):
     def generate(self, *flags, check=None, **variables):
         return on_device("generate", "-m", model(), "-p", "the", *GREEDY, *flags, check=check, **variables)
@@ -146,16 +198,6 @@ class Errors(Case):
         run = on_device("info", "-m", model(), SLUICE_DEVICE_ABSENT="1")
         self.assertNotIn(NAME, run.stdout)
         self.assertIn(b"no CUDA device", run.stdout)
-
-    def test_without_cublas(self):
-        """info says so, and our own products take its place."""
-        reason, prompt = b"no cuBLAS 12 or 13 found", ["-p", "the user on the other " * 9, "--activations", "f32"]
-        self.assertNotIn(reason, sluice("info", "-m", model(), check=0).stdout)
-        run = on_device("info", "-m", model(), blas=["none"])
-        line, = [line for line in run.stdout.splitlines() if NAME in line]
-        self.assertIn(b"; " + reason, line)
-        command = ["generate", "-m", model(), *prompt, *GREEDY, *CUDA]
-        self.assertEqual(on_device(*command, blas=["none"]).stdout, on_device(*command).stdout)
 
     def test_too_little_memory(self):
         run = self.generate(*CUDA, SLUICE_DEVICE_MEMORY="1000000")

@@ -575,6 +575,7 @@ static void test_devices(void **state) {
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         s = session_with(model, names[i].asked, 1, 8, NAN, SL_ACTIVATIONS_AUTO);
         assert_string_equal(sl_session_device(s), names[i].got);
+        assert_null(sl_session_note(s));
         sl_session_destroy(s);
     }
     static const struct { const char *asked; sl_status status; const char *text; } bad[] = {
