@@ -180,8 +180,8 @@ SL_API sl_status sl_session_eval_draw(sl_session *session, const sl_run *runs, s
                                       sl_sampler *const *samplers, int32_t *tokens, sl_error *err);
 /* The id of the device that the session runs on ("cuda:0"), owned by the session. */
 SL_API const char *sl_session_device(const sl_session *session);
-/* What the session has to do without on its device and what it does instead (a GPU without cuBLAS), one line for the
- * user, owned by the session; NULL: nothing. */
+/* What the session has to do without and what it does instead (a GPU without cuBLAS; the CPU where "auto" found a GPU
+ * that cannot be used or is too small), one line for the user, owned by the session; NULL: nothing. */
 SL_API const char *sl_session_note(const sl_session *session);
 
 /* [n_vocab] logits after the slot's last token; NULL if they were not asked for. Valid until the next

@@ -44,23 +44,27 @@ size_t sl_devices(sl_device_info *devices, size_t cap) {
     return 1 + (n ? n : 1);
 }
 
-/* Whether the model fits; the reason is not wanted. */
-static bool fits(const sl_device_info *d, const sl_graph *graph, const sl_device_params *params) {
+/* Whether the model fits. If not, in note that the device is passed over. */
+static bool fits(const sl_device_info *d, const sl_graph *graph, const sl_device_params *params, char *note,
+                 size_t size) {
 #ifdef SL_CUDA
     sl_cuda_need need;
-    return sl_cuda_needs(graph, params, &need, NULL) == SL_OK && need.missing <= d->free_bytes;
+    if (sl_cuda_needs(graph, params, &need, NULL) != SL_OK) return false;
+    if (need.missing <= d->free_bytes) return true;
+    snprintf(note, size, "%s is passed over for the CPU: the model needs %.2f GB, %.2f GB are free", d->id,
+             (double)need.missing / 1e9, (double)d->free_bytes / 1e9);
 #else
-    (void)d, (void)graph, (void)params;
-    return false;
+    (void)d, (void)graph, (void)params, (void)note, (void)size;
 #endif
+    return false;
 }
 
-/* The first usable of n devices; with a graph, the first that holds it too. */
-static bool first_usable(size_t n, const sl_graph *graph, sl_device_params *params, sl_device_info *d) {
+/* The first usable device of n. */
+static bool first_usable(size_t n, sl_device_params *params, sl_device_info *d) {
     for (size_t i = 0; i < n; i++) {
         params->ordinal = (int)i;
         describe_cuda(i, d);
-        if (d->usable && (!graph || fits(d, graph, params))) return true;
+        if (d->usable) return true;
     }
     return false;
 }
@@ -71,12 +75,14 @@ static sl_status find_cuda(const char *name, size_t n, sl_device_params *params,
     sl_name_buf buf;
     bool any = !strcmp(name, "cuda");
     size_t ordinal = any ? 0 : strtoul(name + 5, NULL, 10);
-    if (n && ordinal >= n)
+    char id[32];
+    snprintf(id, sizeof id, "cuda:%zu", ordinal);
+    if (n && !any && (ordinal >= n || strcmp(id, name)))
         return sl_fail(err, SL_E_DEVICE, "there is no device \"%s\", expected cuda:0 to cuda:%zu",
                        sl_name(name, &buf), n - 1);
     params->ordinal = (int)ordinal;
     if (n && !any) describe_cuda(ordinal, d);
-    if (any ? first_usable(n, NULL, params, d) : d->usable) return SL_OK;
+    if (any ? first_usable(n, params, d) : d->usable) return SL_OK;
     return sl_fail(err, SL_E_DEVICE, "device \"%s\" cannot be used: %s", sl_name(name, &buf), d->reason);
 }
 
@@ -99,30 +105,46 @@ static bool is_test_device(void) {
 #endif
 }
 
-static void use_cuda(const sl_device_info *d, const sl_backend **backend, char *id) {
-    (void)backend;
-    memcpy(id, d->id, sizeof d->id);
+static void use_cuda(const sl_device_info *d, sl_device_choice *choice) {
+    memcpy(choice->id, d->id, sizeof d->id);
 #ifdef SL_CUDA
-    *backend = &sl_backend_cuda;
+    choice->backend = &sl_backend_cuda;
 #endif
 }
 
+bool sl_device_that_fits(const sl_graph *graph, sl_device_params *params, sl_device_choice *choice) {
+    sl_device_info d;
+    size_t n = count_cuda(&d);
+    for (size_t i = 0; i < n; i++) {
+        params->ordinal = (int)i;
+        describe_cuda(i, &d);
+        if (!d.usable)
+            snprintf(choice->note, sizeof choice->note, "%s is passed over for the CPU: %s", d.id, d.reason);
+        else if (fits(&d, graph, params, choice->note, sizeof choice->note)) {
+            choice->note[0] = 0;
+            use_cuda(&d, choice);
+            return true;
+        }
+    }
+    return false;
+}
+
 sl_status sl_device_choose(const char *name, const sl_graph *graph, sl_device_params *params,
-                           const sl_backend **backend, char *id, sl_error *err) {
+                           sl_device_choice *choice, sl_error *err) {
     sl_name_buf buf;
-    *backend = &sl_backend_cpu;
+    *choice = (sl_device_choice){ .backend = &sl_backend_cpu, .id = "cpu" };
     params->ordinal = 0;
-    memcpy(id, "cpu", sizeof "cpu");
     if (!name || !strcmp(name, "cpu")) return SL_OK;
     if (!sl_device_name_is_known(name))
         return sl_fail(err, SL_E_ARG, "device \"%s\" is unknown, expected cpu, cuda, cuda:N or auto",
                        sl_name(name, &buf));
     sl_device_info d;
-    bool automatic = !strcmp(name, "auto"), found = false;
-    size_t n = automatic && is_test_device() ? 0 : count_cuda(&d);
-    if (automatic) found = first_usable(n, graph, params, &d);
-    else SL_TRY(find_cuda(name, n, params, &d, err));
-    if (found || !automatic) use_cuda(&d, backend, id);
+    if (!strcmp(name, "auto")) {
+        if (!is_test_device()) sl_device_that_fits(graph, params, choice);
+        return SL_OK;
+    }
+    SL_TRY(find_cuda(name, count_cuda(&d), params, &d, err));
+    use_cuda(&d, choice);
     return SL_OK;
 }
 
@@ -130,7 +152,7 @@ void sl_device_auto(char id[16]) {
     sl_device_info d;
     sl_device_params params;
     size_t n = is_test_device() ? 0 : count_cuda(&d);
-    snprintf(id, 16, "%s", first_usable(n, NULL, &params, &d) ? d.id : "cpu");
+    snprintf(id, 16, "%s", first_usable(n, &params, &d) ? d.id : "cpu");
 }
 
 #ifndef SL_CUDA

@@ -66,7 +66,8 @@ sl_status sl_session_create(const sl_model *model, const sl_session_params *para
         .progress = params->progress, .progress_arg = params->progress_arg,
     };
     sl_status status = session_memory(s, err);
-    if (status == SL_OK) status = sl_device_choose(params->device, &model->graph, &device, &s->backend, s->device_id, err);
+    if (status == SL_OK) status = sl_device_choose(params->device, &model->graph, &device, &s->choice, err);
+    s->backend = s->choice.backend;
     if (status == SL_OK) status = s->backend->open(&model->graph, &device, &s->device, err);
     if (status == SL_OK) *out = s;
     else sl_session_destroy(s);
@@ -243,9 +244,11 @@ sl_status sl_session_eval(sl_session *s, const sl_run *runs, size_t n_run, sl_er
     return sl_session_eval_draw(s, runs, n_run, NULL, NULL, err);
 }
 
-const char *sl_session_device(const sl_session *s) { return s->device_id; }
+const char *sl_session_device(const sl_session *s) { return s->choice.id; }
 
-const char *sl_session_note(const sl_session *s) { return s->backend->note(s->device); }
+const char *sl_session_note(const sl_session *s) {
+    return s->choice.note[0] ? s->choice.note : s->backend->note(s->device);
+}
 
 const float *sl_slot_logits(const sl_session *s, size_t slot) {
     return slot < s->n_slot && s->slots[slot].has_logits ? s->slots[slot].logits : NULL;

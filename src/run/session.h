@@ -2,7 +2,7 @@
 #ifndef SL_RUN_SESSION_H
 #define SL_RUN_SESSION_H
 
-#include "backend/backend.h"
+#include "backend/devices.h"
 #include "run/model.h"
 
 enum { SL_MAX_MARK = 64 };
@@ -28,7 +28,7 @@ struct sl_session {
     const sl_model *model;
     const sl_backend *backend;
     sl_device *device;
-    char device_id[16];
+    sl_device_choice choice;
     size_t n_slot, n_batch;
     float tau;        /* NAN: as stored */
     bool kv_f16;

@@ -593,6 +593,33 @@ static void test_devices(void **state) {
     sl_model_close(model);
 }
 
+/* What "auto" would say of a GPU that it does not take; resident weights are not asked for again. */
+static void test_automatic_choice(void **state) {
+    (void)state;
+    sl_model *model = make_model(MADE_BRIDGE, SL_F32, 1);
+    sl_device_params params = { .n_slot = 1, .n_batch = 8, .exact = true };
+    sl_device_choice choice = { .id = "cpu" };
+    sl_cuda_need need;
+    assert_true(sl_device_that_fits(&model->graph, &params, &choice));
+    assert_string_equal(choice.id, "cuda:0");
+    assert_string_equal(choice.note, "");
+    assert_int_equal(sl_cuda_needs(&model->graph, &params, &need, NULL), SL_OK);
+    assert_true(need.missing == need.all && need.weights > 0);
+    sl_session *s = session_with(model, "cuda", 1, 8, NAN, SL_ACTIVATIONS_AUTO);
+    assert_int_equal(sl_cuda_needs(&model->graph, &params, &need, NULL), SL_OK);
+    assert_true(need.missing == need.all - need.weights);
+    sl_session_destroy(s);
+    choice = (sl_device_choice){ .id = "cpu" };
+    sl_device_memory(1000);
+    assert_false(sl_device_that_fits(&model->graph, &params, &choice));
+    sl_device_memory((size_t)2 << 30);
+    assert_string_equal(choice.id, "cpu");
+    if (!strstr(choice.note, "cuda:0 is passed over for the CPU: the model needs 0.0") ||
+        !strstr(choice.note, " GB, 0.00 GB are free"))
+        fail_msg("%s", choice.note);
+    sl_model_close(model);
+}
+
 /* Sessions of one model share its weights on the device; the last one frees them. */
 static void test_shared_weights(void **state) {
     (void)state;
@@ -649,7 +676,7 @@ static int set_limit(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_devices), cmocka_unit_test(test_shared_weights),
+        cmocka_unit_test(test_devices), cmocka_unit_test(test_automatic_choice), cmocka_unit_test(test_shared_weights),
         cmocka_unit_test(test_two_kinds_of_activations),
         cmocka_unit_test(test_ragged_batches),
         cmocka_unit_test(test_deep_rows_are_counted), cmocka_unit_test(test_cobatched_equals_solo),
