@@ -44,11 +44,12 @@ size_t sl_devices(sl_device_info *devices, size_t cap) {
     return 1 + (n ? n : 1);
 }
 
-/* Whether the model fits. If not, in note that the device is passed over. */
+/* Whether the model, if there is one, fits. If not, in note that the device is passed over. */
 static bool fits(const sl_device_info *d, const sl_graph *graph, const sl_device_params *params, char *note,
                  size_t size) {
 #ifdef SL_CUDA
     sl_cuda_need need;
+    if (!graph) return true;
     if (sl_cuda_needs(graph, params, &need, NULL) != SL_OK) return false;
     if (need.missing <= d->free_bytes) return true;
     snprintf(note, size, "%s is passed over for the CPU: the model needs %.2f GB, %.2f GB are free", d->id,
@@ -146,13 +147,6 @@ sl_status sl_device_choose(const char *name, const sl_graph *graph, sl_device_pa
     SL_TRY(find_cuda(name, count_cuda(&d), params, &d, err));
     use_cuda(&d, choice);
     return SL_OK;
-}
-
-void sl_device_auto(char id[16]) {
-    sl_device_info d;
-    sl_device_params params;
-    size_t n = is_test_device() ? 0 : count_cuda(&d);
-    snprintf(id, 16, "%s", first_usable(n, &params, &d) ? d.id : "cpu");
 }
 
 #ifndef SL_CUDA

@@ -243,12 +243,19 @@ static sl_status measure(bench *b, size_t model, const sl_bench_config *c, const
     return SL_OK;
 }
 
+/* Whole files after every row: a bench that is stopped, or killed, keeps the rows that it has. */
+static sl_status write_files(const bench *b, sl_error *err) {
+    if (b->json) SL_TRY(sl_bench_write_json(b->json, b->rows, b->n_row, err));
+    if (b->csv) SL_TRY(sl_bench_write_csv(b->csv, b->rows, b->n_row, err));
+    return SL_OK;
+}
+
 static sl_status keep_row(bench *b, const sl_bench_row *row, sl_error *err) {
     if (!sl_grow((void **)&b->rows, &b->cap_row, b->n_row + 1, sizeof *b->rows))
         return sl_fail(err, SL_E_MEMORY, "out of memory: %zu rows", b->n_row);
     b->rows[b->n_row++] = *row;
     sl_bench_table_row(row);
-    return SL_OK;
+    return write_files(b, err);
 }
 
 /* The baseline first, as the others' ratio needs it; shown last. */
@@ -332,14 +339,6 @@ static void set_defaults(bench *b) {
     if (!b->threads.n) b->threads.v[b->threads.n++] = (int64_t)sl_os_processors();
 }
 
-static int write_files(const bench *b) {
-    sl_error err;
-    sl_status status = SL_OK;
-    if (b->json) status = sl_bench_write_json(b->json, b->rows, b->n_row, &err);
-    if (b->csv && status == SL_OK) status = sl_bench_write_csv(b->csv, b->rows, b->n_row, &err);
-    return status == SL_OK ? SL_EXIT_OK : sl_report_error(&err);
-}
-
 /* Better to hear of a wrong path now than after minutes of work. */
 static sl_status check_path(const char *path, sl_error *err) {
     sl_os_out out;
@@ -353,15 +352,18 @@ static int run_bench(bench *b) {
     sl_error err;
     if (check_path(b->json, &err) != SL_OK || check_path(b->csv, &err) != SL_OK) return sl_report_error(&err);
     sl_interrupt_install();
-    if (!strcmp(b->device, "auto")) sl_device_auto(b->device_id);
-    else snprintf(b->device_id, sizeof b->device_id, "%s", strcmp(b->device, "cuda") ? b->device : "cuda:0");
+    sl_device_params params = { 0 };
+    sl_device_choice choice;
+    if (sl_device_choose(b->device, NULL, &params, &choice, &err) != SL_OK) return sl_report_error(&err);
+    memcpy(b->device_id, choice.id, sizeof choice.id);
+    if (choice.note[0]) sl_note("%s", choice.note);
     if (!open_models(b)) return SL_EXIT_FAILED;
     set_defaults(b);
     if (run_rows(b, &err) != SL_OK) return sl_report_error(&err);
     if (sl_interrupted()) return SL_EXIT_INTERRUPTED;
     if (!b->n_row)
         return sl_report(SL_EXIT_FAILED, "no row was measured (expected -p or -n above 0, and enough memory)");
-    return write_files(b);
+    return SL_EXIT_OK;
 }
 
 static void release(bench *b) {
@@ -393,8 +395,8 @@ static int run(int argc, char **argv) {
           "0..1 replaces tau in every routed layer (as stored in the model)", NULL },
         { "--device", "NAME", SL_ARG_DEVICE, &b.device, 0, 0,
           "cpu, cuda, cuda:N, or auto: a GPU if there is one (auto)", NULL },
-        { "--json", "FILE", SL_ARG_TEXT, &b.json, 0, 0, "write the rows as JSON", NULL },
-        { "--csv", "FILE", SL_ARG_TEXT, &b.csv, 0, 0, "write the rows as CSV", NULL },
+        { "--json", "FILE", SL_ARG_TEXT, &b.json, 0, 0, "write the rows as JSON, anew after each row", NULL },
+        { "--csv", "FILE", SL_ARG_TEXT, &b.csv, 0, 0, "write the rows as CSV, anew after each row", NULL },
     };
     int code = sl_args_parse(argc, argv, &sl_cmd_bench, args, sizeof args / sizeof *args, NULL, 0, 0, NULL);
     if (code < 0) code = list_models(&b);

@@ -2,7 +2,9 @@
 import csv
 import json
 import math
+import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from tests.cli import helper
@@ -98,6 +100,22 @@ class Rows(BenchCase):
         for line, row in zip(lines, rows):
             self.assertEqual(line["model"], row["model"])
             self.assertEqual(float(line["tokens_per_second_median"]), row["tokens_per_second"]["median"])
+
+    def test_what_is_stopped_keeps_its_rows(self):
+        """The files are whole after every row; the last row of these would take minutes."""
+        rows, table = self.folder / "rows.json", self.folder / "rows.csv"
+        command = ["bench", "--synthetic", "bridge-tiny:q4", "--against", "none", "-p", "0", "-n", "1,2,1000000", "-r", "1",
+                   "-t", "1", "--json", rows, "--csv", table]
+        with subprocess.Popen([helper.SLUICE, *command], stdout=subprocess.DEVNULL) as process:
+            until = time.monotonic() + 60
+            while time.monotonic() < until and not (table.exists() and table.read_text().count("\n") == 3):
+                time.sleep(0.02)
+            self.assertIsNone(process.poll())
+            process.kill()
+        self.assertEqual([row["n_gen"] for row in json.loads(rows.read_text())], [1, 2])
+        with open(table, newline="") as file:
+            self.assertEqual([line["n_gen"] for line in csv.DictReader(file)], ["1", "2"])
+        self.assertEqual(sorted(self.folder.iterdir()), [table, rows])
 
     def test_parameters_are_counted(self):
         row, = self.bench("--synthetic", "transformer-tiny:f16", "-p", "0", "-n", "1", "-r", "1")
