@@ -125,6 +125,7 @@ typedef struct sl_device_info {
     int capability;        /* compute capability, 10 * major + minor */
     bool usable;
     char reason[200];      /* why not, or what is missing although it is; one line */
+    char blas[32];         /* library that computes products of many rows, "libcublas.so.13"; "": none */
 } sl_device_info;
 
 /* Writes at most cap devices and returns how many there are. The CPU is the first. Where CUDA devices cannot be asked

@@ -25,6 +25,7 @@ typedef int (*gemm_fn)(void *handle, int op_a, int op_b, int m, int n, int k, co
                        int c_type, int ldc, int compute_type, int algo);
 
 typedef struct library {
+    const char *name;
     create_fn create;
     destroy_fn destroy;
     set_stream_fn set_stream;
@@ -41,7 +42,7 @@ static once_flag is_loaded = ONCE_FLAG_INIT;
 
 /* All symbols or none. */
 static bool load(const char *name) {
-    library l;
+    library l = { .name = name };
     const struct { const char *name; void *place; } symbols[] = {
         { "cublasCreate_v2", &l.create },
         { "cublasDestroy_v2", &l.destroy },
@@ -70,6 +71,8 @@ const char *sl_blas_missing(void) {
     call_once(&is_loaded, load_any);
     return missing[0] ? missing : NULL;
 }
+
+const char *sl_blas_library(void) { return sl_blas_missing() ? NULL : blas_library.name; }
 
 /* Row-major y = x w^T is column-major y^T = w x^T, with w transposed as it lies. */
 static int product(sl_blas *blas, sl_act act, bool y_f32, size_t n_row, size_t n_tok, size_t k, const void *w,

@@ -23,6 +23,7 @@ typedef struct sl_blas {
 bool sl_blas_open(sl_blas *blas, sl_cuda_stream stream, void *workspace, size_t n_bytes);
 /* Why no library can be used, or NULL; one that can stays loaded. */
 const char *sl_blas_missing(void);
+const char *sl_blas_library(void); /* its name, "libcublas.so.13", or NULL */
 void sl_blas_close(sl_blas *blas); /* also of one that was not opened */
 
 #endif

@@ -60,6 +60,7 @@ void sl_cuda_describe(int ordinal, sl_device_info *d) {
     else d->usable = true;
     const char *missing = d->usable ? sl_blas_missing() : NULL;
     if (missing) snprintf(d->reason, sizeof d->reason, "%s: " SL_BLAS_INSTEAD, missing);
+    else if (d->usable) snprintf(d->blas, sizeof d->blas, "%s", sl_blas_library());
 }
 
 size_t sl_cuda_count(char *reason) {

@@ -155,17 +155,18 @@ static bool print_entry(const sl_meta_entry *entry) {
     return good;
 }
 
-/* "cuda:0: NVIDIA H100 (79.65 GiB, 78.9 GiB free, compute 9.0, driver CUDA 12.8)" */
+/* "cuda:0: NVIDIA H100 (79.65 GiB, 78.9 GiB free, compute 9.0, driver CUDA 12.8, products by libcublas.so.12)" */
 static bool print_device(const sl_device_info *d) {
     amount all, left;
     if (!strcmp(d->id, "cpu")) return line("device cpu", "%s, %s", d->name, bytes_text(d->memory_bytes, &all));
     char name[32];
     snprintf(name, sizeof name, "device %s", d->id);
     if (!d->usable) return line(name, "%s%scannot be used: %s", d->name, d->name[0] ? ": " : "", d->reason);
-    return line(name, "%s, %s, %s free, compute capability %d.%d, driver for CUDA %d.%d, runtime %d.%d%s%s",
+    return line(name, "%s, %s, %s free, compute capability %d.%d, driver for CUDA %d.%d, runtime %d.%d%s%s%s%s",
                 d->name, bytes_text(d->memory_bytes, &all), bytes_text(d->free_bytes, &left), d->capability / 10,
                 d->capability % 10, d->driver / 1000, d->driver / 10 % 100, d->runtime / 1000,
-                d->runtime / 10 % 100, d->reason[0] ? "; " : "", d->reason);
+                d->runtime / 10 % 100, d->blas[0] ? ", products by " : "", d->blas, d->reason[0] ? "; " : "",
+                d->reason);
 }
 
 static bool print_devices(void) {

@@ -183,18 +183,22 @@ class Errors(Case):
         self.assert_error(self.generate("--device", "cuda:7"), 1, '"cuda:7"', "cuda:0")
         self.assert_error(self.generate("--device", "gpu"), 2, "gpu", "cuda:N")
         self.assert_error(self.generate(*CUDA, "--activations", "bf16"), 2, "bf16", "f32|f16")
-        for command in (["logits", "--tokens", "1"], ["perplexity", "-f", __file__], ["chat"]):
+        for command in (["logits", "--tokens", "1"], ["perplexity", "-f", __file__], ["chat"], ["bench"]):
             run = on_device(command[0], "-m", model(), *command[1:], "--device", "cuda:7", check=None)
             self.assert_error(run, 1, '"cuda:7"')
 
     def test_absent(self):
         for name in ("cuda", "cuda:0"):
             self.assert_error(self.generate("--device", name, SLUICE_DEVICE_ABSENT="1"), 1, "no CUDA device")
+            run = on_device("bench", "-m", model(), "--device", name, check=None, SLUICE_DEVICE_ABSENT="1")
+            self.assert_error(run, 1, "no CUDA device")
         run = self.generate("--device", "auto", check=0, SLUICE_DEVICE_ABSENT="1")
         self.assertEqual(run.stdout, self.generate("--device", "cpu").stdout)
 
     def test_info(self):
-        self.assertIn(NAME, sluice("info", "-m", model(), check=0).stdout)
+        run = sluice("info", "-m", model(), check=0)
+        self.assertIn(NAME, run.stdout)
+        self.assertIn(b", products by the test device\n", run.stdout)
         run = on_device("info", "-m", model(), SLUICE_DEVICE_ABSENT="1")
         self.assertNotIn(NAME, run.stdout)
         self.assertIn(b"no CUDA device", run.stdout)
