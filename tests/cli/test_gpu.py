@@ -60,7 +60,7 @@ elif step == "kernels":
 elif step == "parity":
     print("fixture-a: fine", flush=True)
 elif step == "build":
-    print("nvcc: no such thing")
+    print("nvcc: no such thing", flush=True)
 elif wrong == "unsupported":
     print("========= Error: Device not supported. Please refer to the manual\n========= ERROR SUMMARY: 1 error")
 else:
@@ -174,6 +174,8 @@ class Gpu(unittest.TestCase):
         self.assertEqual(self.data["failed"], ["build", "kernels", "parity"])
         self.assertEqual(self.text.splitlines()[:2], ["build: FAILED, exit 1, it wrote", "  nvcc: no such thing"])
         self.assertEqual(self.log(), ["build"])
+        self.gpu("--seconds", "11.5", carried=False, build="hang")  # 190 of 460: what is after it keeps its share
+        self.assertEqual(self.text.splitlines()[:2], ["build: FAILED, stopped after 5 s, it wrote", "  nvcc: no such thing"])
 
 
 if __name__ == "__main__":
