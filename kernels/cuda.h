@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <type_traits>
 
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
@@ -23,24 +24,47 @@
     extern __shared__ __align__(16) unsigned char sl_shared_bytes[]; \
     T *name = reinterpret_cast<T *>(sl_shared_bytes)
 
-/* 0, or the cudaError_t of a launch that was refused. What the kernel does wrong later shows at the next
- * synchronisation. Beyond 32 KB the kernel is given leave first: the default limit of 48 KB counts static
- * shared memory too. */
-template <class A> int sl_launch(void (*kernel)(A), dim3 grid, dim3 block, size_t shared_bytes,
-                                 cudaStream_t stream, const A &args) {
-    const void *entry = reinterpret_cast<const void *>(kernel);
-    if (shared_bytes > 32 * 1024) {
-        cudaError_t status = cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                  static_cast<int>(shared_bytes));
-        if (status != cudaSuccess)
-            return static_cast<int>(status);
-    }
+/* The launch of sl_launch. */
+template <class A> cudaError_t sl_launch_kernel(void (*kernel)(A), dim3 grid, dim3 block, size_t shared_bytes,
+                                                cudaStream_t stream, const A &args) {
     void *list[] = {const_cast<A *>(&args)};
-    return static_cast<int>(cudaLaunchKernel(entry, grid, block, list, shared_bytes, stream));
+    return cudaLaunchKernel(reinterpret_cast<const void *>(kernel), grid, block, list, shared_bytes, stream);
 }
 #else
 #include "device_host.h"
 #endif
+
+/* ---- launches ------------------------------------------------------------------------------------ */
+
+/* Lets a kernel take as much dynamic shared memory as a block can have on the current device, where one that
+ * was not asked for can have 48 KB. Always all of it and not what one launch takes: between this and that launch
+ * another thread may do the same for its own, and that must not lower the limit. (Static shared memory would count
+ * against the device's: a kernel has one kind or the other.) */
+static inline cudaError_t sl_allow_shared(const void *kernel, size_t shared_bytes) {
+    int device = 0, most = 0;
+    cudaError_t status = cudaGetDevice(&device);
+    if (status == cudaSuccess)
+        status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (status == cudaSuccess && shared_bytes > static_cast<size_t>(most))
+        status = cudaErrorLaunchOutOfResources;
+    if (status != cudaSuccess)
+        return status;
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+}
+
+/* 0, or the cudaError_t of a launch that was refused. What the kernel does wrong later shows at the next
+ * synchronisation. */
+template <class A> int sl_launch(void (*kernel)(A), dim3 grid, dim3 block, size_t shared_bytes,
+                                 cudaStream_t stream, const A &args) {
+    static_assert(std::is_trivially_copyable<A>::value && sizeof(A) <= 4096 && alignof(A) <= 16,
+                  "a kernel's argument is a plain struct of at most 4096 bytes");
+    cudaError_t status = cudaSuccess;
+    if (shared_bytes > 48 * 1024)
+        status = sl_allow_shared(reinterpret_cast<const void *>(kernel), shared_bytes);
+    if (status == cudaSuccess)
+        status = sl_launch_kernel(kernel, grid, block, shared_bytes, stream, args);
+    return static_cast<int>(status);
+}
 
 /* ---- 16-bit numbers ------------------------------------------------------------------------------ */
 

@@ -90,10 +90,9 @@ uint64_t next_in(order *o) {
 
 /* "kernel of sl_embed_args, block (0, 0, 0)" for the front of a message. */
 void name_place(char *out, size_t size) {
-    const char *name = block.grid->label, *from = strstr(name, "A = ");
-    from = from ? from + 4 : name;
-    snprintf(out, size, "kernel of %.*s, block (%u, %u, %u)", static_cast<int>(strcspn(from, ";]")), from,
-             blockIdx.x, blockIdx.y, blockIdx.z);
+    char kernel[96];
+    sl_kernel_name(block.grid->label, kernel, sizeof kernel);
+    snprintf(out, size, "kernel of %s, block (%u, %u, %u)", kernel, blockIdx.x, blockIdx.y, blockIdx.z);
 }
 
 /* Leaves the block for good, from one of its fibers. */
@@ -298,6 +297,15 @@ void check_mask(const char *name, unsigned mask, unsigned width, const warp *w, 
 }
 
 } // namespace
+
+void sl_kernel_name(const char *label, char *out, size_t size) {
+    const char *from = strstr(label, "A = ");
+    from = from ? from + 4 : label;
+    const char *end = from + strcspn(from, ";]");
+    for (const char *at; (at = strstr(from, "::")) && at < end;)
+        from = at + 2;
+    snprintf(out, size, "%.*s", static_cast<int>(end - from), from);
+}
 
 uint32_t sl_device_warp(sl_device_wait kind, unsigned mask, uint32_t value, unsigned arg, unsigned width) {
     unsigned thread = block.current, first = thread / 32 * 32;

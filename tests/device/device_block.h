@@ -7,12 +7,16 @@
 struct sl_grid {
     void (*kernel)(void);
     void (*invoke)(void (*)(void), const void *);
-    const char *label; /* __PRETTY_FUNCTION__ of sl_launch: names the argument struct */
+    const char *label; /* __PRETTY_FUNCTION__ of sl_launch_kernel: names the argument struct */
     dim3 grid, block;
     size_t shared_bytes;
 };
 
-enum { SL_MAX_THREADS = 1024, SL_MAX_SHARED = 163 * 1024 };
+/* The argument struct that a label names, without namespaces. */
+void sl_kernel_name(const char *label, char *out, size_t size);
+
+/* SL_DEFAULT_SHARED: of a kernel that has not been allowed more. */
+enum { SL_MAX_THREADS = 1024, SL_MAX_SHARED = 163 * 1024, SL_DEFAULT_SHARED = 48 * 1024 };
 
 /* seed 0: blocks and threads in increasing order. False: a fault, explained by sl_fault_text. */
 bool sl_grid_run(const sl_grid *grid, const void *args, unsigned long seed);

@@ -11,7 +11,6 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#include <type_traits>
 
 #define __global__
 #define __device__
@@ -90,9 +89,9 @@ void sl_device_trap(const char *what);
 float sl_device_half_to_float(uint16_t bits);
 uint16_t sl_device_float_to_half(float v);
 /* Queues a launch; args of args_bytes are copied. label: a text of the program that names the kernel. */
-int sl_device_launch(void (*kernel)(void), void (*invoke)(void (*)(void), const void *), const char *label,
-                     dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, const void *args,
-                     size_t args_bytes);
+cudaError_t sl_device_launch(void (*kernel)(void), void (*invoke)(void (*)(void), const void *),
+                             const char *label, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+                             const void *args, size_t args_bytes);
 }
 
 #define SL_SHARED(T, name) T *name = static_cast<T *>(sl_device_shared())
@@ -102,10 +101,8 @@ template <class A> void sl_device_invoke(void (*kernel)(void), const void *args)
 }
 
 /* See kernels/cuda.h. */
-template <class A> int sl_launch(void (*kernel)(A), dim3 grid, dim3 block, size_t shared_bytes,
-                                 cudaStream_t stream, const A &args) {
-    static_assert(std::is_trivially_copyable<A>::value && sizeof(A) <= 4096 && alignof(A) <= 16,
-                  "a kernel's argument is a plain struct of at most 4096 bytes");
+template <class A> cudaError_t sl_launch_kernel(void (*kernel)(A), dim3 grid, dim3 block, size_t shared_bytes,
+                                                cudaStream_t stream, const A &args) {
     return sl_device_launch(reinterpret_cast<void (*)(void)>(kernel), sl_device_invoke<A>, __PRETTY_FUNCTION__,
                             grid, block, shared_bytes, stream, &args, sizeof(A));
 }

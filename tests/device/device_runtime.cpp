@@ -126,6 +126,7 @@ static const struct {
     ERROR(cudaErrorIllegalState, "the operation cannot be performed in the present state"),
     ERROR(cudaErrorNotReady, "device not ready"),
     ERROR(cudaErrorIllegalAddress, "an illegal memory access was encountered"),
+    ERROR(cudaErrorLaunchOutOfResources, "too many resources requested for launch"),
     ERROR(cudaErrorLaunchFailure, "unspecified launch failure"),
     ERROR(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing"),
     ERROR(cudaErrorStreamCaptureInvalidated, "operation failed due to a previous error during capture"),
@@ -133,6 +134,7 @@ static const struct {
     ERROR(cudaErrorStreamCaptureImplicit,
           "operation would make the legacy stream depend on a capturing stream"),
     ERROR(cudaErrorCapturedEvent, "operation not permitted on an event last recorded in a capturing stream"),
+    ERROR(cudaErrorUnknown, "unknown error"),
 #undef ERROR
 };
 
@@ -170,7 +172,7 @@ static cudaError_t check_device(int device) {
 }
 
 cudaError_t cudaGetDeviceCount(int *count) {
-    return sl_call("cudaGetDeviceCount", 0, [&] {
+    return sl_call("cudaGetDeviceCount", CALL_CAN_FAIL, [&] {
         cudaError_t error = check_device(0);
         *count = error == cudaSuccess;
         return error;
@@ -182,25 +184,25 @@ cudaError_t cudaSetDevice(int device) {
 }
 
 cudaError_t cudaGetDevice(int *device) {
-    return sl_call("cudaGetDevice", 0, [&] {
+    return sl_call("cudaGetDevice", CALL_CAN_FAIL, [&] {
         *device = 0;
         return check_device(0);
     });
 }
 
 /* Few processors, so that what is split by their number is split into few parts here. */
-enum { N_PROCESSOR = 8, L2_BYTES = 4 << 20, BUS_BITS = 512, CLOCK_KHZ = 1000000, SHARED_BYTES = 48 * 1024 };
+enum { N_PROCESSOR = 8, L2_BYTES = 4 << 20, BUS_BITS = 512, CLOCK_KHZ = 1000000 };
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device) {
-    return sl_call("cudaGetDeviceProperties", 0, [&] {
+    return sl_call("cudaGetDeviceProperties", CALL_CAN_FAIL, [&] {
         cudaError_t error = check_device(device);
         if (error != cudaSuccess)
             return error;
         *prop = {};
         snprintf(prop->name, sizeof prop->name, "test device (host CPU)");
         prop->totalGlobalMem = sl_rt.memory_limit;
-        prop->sharedMemPerBlock = SHARED_BYTES;
-        prop->sharedMemPerBlockOptin = SL_MAX_SHARED;
+        prop->sharedMemPerBlock = SL_DEFAULT_SHARED;
+        prop->sharedMemPerBlockOptin = sl_rt.shared_limit;
         prop->sharedMemPerMultiprocessor = SL_MAX_SHARED + 1024;
         prop->major = 8;
         prop->multiProcessorCount = N_PROCESSOR;
@@ -213,13 +215,13 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device) {
 }
 
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device) {
-    return sl_call("cudaDeviceGetAttribute", 0, [&] {
+    return sl_call("cudaDeviceGetAttribute", CALL_CAN_FAIL, [&] {
         cudaError_t error = check_device(device);
         if (error != cudaSuccess)
             return error;
         switch (attr) {
         case cudaDevAttrMaxThreadsPerBlock: *value = SL_MAX_THREADS; return cudaSuccess;
-        case cudaDevAttrMaxSharedMemoryPerBlock: *value = SHARED_BYTES; return cudaSuccess;
+        case cudaDevAttrMaxSharedMemoryPerBlock: *value = SL_DEFAULT_SHARED; return cudaSuccess;
         case cudaDevAttrWarpSize: *value = warpSize; return cudaSuccess;
         case cudaDevAttrClockRate:
         case cudaDevAttrMemoryClockRate: *value = CLOCK_KHZ; return cudaSuccess;
@@ -232,7 +234,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device) 
         case cudaDevAttrUnifiedAddressing: *value = 1; return cudaSuccess;
         case cudaDevAttrComputeCapabilityMajor: *value = 8; return cudaSuccess;
         case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = SL_MAX_SHARED + 1024; return cudaSuccess;
-        case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = SL_MAX_SHARED; return cudaSuccess;
+        case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = static_cast<int>(sl_rt.shared_limit); return cudaSuccess;
         }
         return sl_refuse(cudaErrorInvalidValue, "the test device does not know attribute %d",
                          static_cast<int>(attr));
@@ -240,23 +242,29 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device) 
 }
 
 cudaError_t cudaDriverGetVersion(int *version) {
-    return sl_call("cudaDriverGetVersion", 0, [&] {
+    return sl_call("cudaDriverGetVersion", CALL_CAN_FAIL, [&] {
         *version = CUDART_VERSION;
         return cudaSuccess;
     });
 }
 
 cudaError_t cudaRuntimeGetVersion(int *version) {
-    *version = CUDART_VERSION;
-    return cudaSuccess;
+    return sl_call("cudaRuntimeGetVersion", CALL_CAN_FAIL, [&] {
+        *version = CUDART_VERSION;
+        return cudaSuccess;
+    });
 }
 
 cudaError_t cudaFuncSetAttribute(const void *entry, cudaFuncAttribute attr, int value) {
-    return sl_call("cudaFuncSetAttribute", 0, [&] {
-        if (!entry ||
-            (attr == cudaFuncAttributeMaxDynamicSharedMemorySize && (value < 0 || value > SL_MAX_SHARED)))
-            return sl_refuse(cudaErrorInvalidValue, "cudaFuncSetAttribute: %d bytes of shared memory of %d",
-                             value, static_cast<int>(SL_MAX_SHARED));
+    return sl_call("cudaFuncSetAttribute", CALL_CAN_FAIL, [&] {
+        const size_t most = sl_rt.shared_limit;
+        if (!entry || attr != cudaFuncAttributeMaxDynamicSharedMemorySize)
+            return sl_refuse(cudaErrorInvalidValue, "cudaFuncSetAttribute: attribute %d of %p",
+                             static_cast<int>(attr), entry);
+        if (value < 0 || static_cast<size_t>(value) > most)
+            return sl_refuse(cudaErrorInvalidValue, "cudaFuncSetAttribute: %d bytes of shared memory of %zu",
+                             value, most);
+        sl_rt.shared_allowed[entry] = static_cast<size_t>(value);
         return cudaSuccess;
     });
 }
@@ -276,6 +284,7 @@ cudaError_t cudaDeviceReset(void) {
     release_all(&sl_rt.graphs);
     release_all(&sl_rt.execs);
     sl_memory_release_all();
+    sl_rt.shared_allowed.clear();
     sl_rt.sticky = last_error = cudaSuccess;
     sl_fault_set("%s", "");
     return cudaSuccess;
@@ -319,4 +328,10 @@ void sl_device_memory(size_t bytes) {
     std::lock_guard<std::mutex> lock(sl_rt.mutex);
     start();
     sl_rt.memory_limit = bytes;
+}
+
+void sl_device_shared_limit(size_t bytes) {
+    std::lock_guard<std::mutex> lock(sl_rt.mutex);
+    sl_rt.shared_limit = bytes < SL_MAX_SHARED ? bytes : static_cast<size_t>(SL_MAX_SHARED);
+    sl_rt.shared_allowed.clear();
 }

@@ -71,7 +71,8 @@ struct sl_runtime {
     bool started = false, protect = false;
     cudaError_t sticky = cudaSuccess;
     unsigned long n_call = 0, fail_at = 0, seed = 0;
-    size_t memory_limit = (size_t)2 << 30, memory_used = 0;
+    size_t memory_limit = (size_t)2 << 30, memory_used = 0, shared_limit = SL_MAX_SHARED;
+    std::map<const void *, size_t> shared_allowed; /* by kernel: dynamic shared memory, if not the default */
     CUstream_st null_stream;
     std::set<CUstream_st *> streams;
     std::set<CUevent_st *> events;

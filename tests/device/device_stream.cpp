@@ -3,6 +3,8 @@
  * streams share one queue; a non-blocking stream has its own and is not waited for by the null stream's. */
 #include "device_runtime.h"
 
+#include <stdio.h>
+#include <string.h>
 #include <time.h>
 #include <utility>
 
@@ -123,7 +125,13 @@ static bool good_size(dim3 size, unsigned long max_x, unsigned max_y, unsigned m
     return size.x > 0 && size.y > 0 && size.z > 0 && size.x <= max_x && size.y <= max_y && size.z <= max_z;
 }
 
-/* The limits of compute capability 8.0. */
+/* Dynamic shared memory that the kernel has been allowed (cudaFuncSetAttribute). */
+static size_t shared_limit(void (*kernel)(void)) {
+    auto found = sl_rt.shared_allowed.find(reinterpret_cast<const void *>(kernel));
+    return found == sl_rt.shared_allowed.end() ? static_cast<size_t>(SL_DEFAULT_SHARED) : found->second;
+}
+
+/* The limits of compute capability 8.0. Static shared memory and registers are not known here. */
 static cudaError_t check_grid(const sl_grid *g) {
     if (!good_size(g->grid, 0x7fffffff, 65535, 65535))
         return sl_refuse(cudaErrorInvalidConfiguration,
@@ -134,17 +142,19 @@ static cudaError_t check_grid(const sl_grid *g) {
         return sl_refuse(cudaErrorInvalidConfiguration,
                          "a block of %u x %u x %u threads, limits are 1024, 1024, 64 and %d in all",
                          g->block.x, g->block.y, g->block.z, static_cast<int>(SL_MAX_THREADS));
-    if (g->shared_bytes > SL_MAX_SHARED)
-        return sl_refuse(cudaErrorInvalidConfiguration, "%zu bytes of dynamic shared memory, the limit is %d",
-                         g->shared_bytes, static_cast<int>(SL_MAX_SHARED));
+    if (g->shared_bytes > shared_limit(g->kernel))
+        return sl_refuse(cudaErrorInvalidValue, "%zu bytes of dynamic shared memory, the kernel's limit is %zu",
+                         g->shared_bytes, shared_limit(g->kernel));
     return cudaSuccess;
 }
 
-int sl_device_launch(void (*kernel)(void), void (*invoke)(void (*)(void), const void *), const char *label,
-                     dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, const void *args,
-                     size_t args_bytes) {
-    return sl_call("a launch", CALL_CAN_FAIL, [&] {
-        CUstream_st *s = sl_stream_find("a launch", stream);
+cudaError_t sl_device_launch(void (*kernel)(void), void (*invoke)(void (*)(void), const void *),
+                             const char *label, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+                             const void *args, size_t args_bytes) {
+    char name[112] = "a launch of ";
+    sl_kernel_name(label, name + strlen(name), sizeof name - strlen(name));
+    return sl_call(name, CALL_CAN_FAIL, [&] {
+        CUstream_st *s = sl_stream_find(name, stream);
         if (!s)
             return cudaErrorInvalidResourceHandle;
         sl_op op(OP_LAUNCH);
@@ -153,7 +163,7 @@ int sl_device_launch(void (*kernel)(void), void (*invoke)(void (*)(void), const 
         op.args.assign(bytes, bytes + args_bytes);
         cudaError_t error = check_grid(&op.grid);
         if (error == cudaSuccess)
-            error = check_implicit(s, "a launch");
+            error = check_implicit(s, name);
         return error == cudaSuccess ? sl_stream_put(s, std::move(op)) : error;
     });
 }
@@ -372,7 +382,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end) {
-    return sl_call("cudaEventElapsedTime", 0, [&] {
+    return sl_call("cudaEventElapsedTime", CALL_CAN_FAIL, [&] {
         CUevent_st *a = find_event("cudaEventElapsedTime", start), *b = find_event("cudaEventElapsedTime", end);
         if (!a || !b || !a->timed || !b->timed || !a->event->stream || !b->event->stream)
             return sl_refuse(cudaErrorInvalidResourceHandle, "cudaEventElapsedTime of events without times");

@@ -392,8 +392,31 @@ static void test_limits(void) {
     CHECK(sl_launch(fault_kernel, dim3(1, 65536), dim3(1), 0, nullptr, a) == refused);
     CHECK(sl_launch(fault_kernel, dim3(1, 1, 65536), dim3(1), 0, nullptr, a) == refused);
     CHECK(sl_launch(fault_kernel, dim3(0x80000000u), dim3(1), 0, nullptr, a) == refused);
-    CHECK(sl_launch(fault_kernel, dim3(1), dim3(1), 163 * 1024 + 1, nullptr, a) == refused);
-    CHECK_FAULT("166913 bytes of dynamic shared memory");
+    CHECK(cudaDeviceReset() == cudaSuccess);
+}
+
+/* More than 48 KB only where the kernel has been allowed it: all that the device has, whatever a launch takes. */
+static void test_shared_limit(void) {
+    fault_args a = {-1};
+    const int too_much = cudaErrorLaunchOutOfResources;
+    CHECK(sl_launch_kernel(fault_kernel, dim3(1), dim3(1), 48 * 1024 + 1, nullptr, a) == cudaErrorInvalidValue);
+    CHECK_FAULT("49153 bytes of dynamic shared memory, the kernel's limit is 49152");
+    unsigned long before = sl_device_calls();
+    CHECK(sl_launch(fault_kernel, dim3(1), dim3(1), 48 * 1024, nullptr, a) == 0);
+    CHECK(sl_device_calls() - before == 1); /* which nobody asks for */
+    CHECK(sl_launch(fault_kernel, dim3(1), dim3(1), 100 * 1024, nullptr, a) == 0);
+    CHECK(sl_launch(fault_kernel, dim3(1), dim3(1), 60 * 1024, nullptr, a) == 0);
+    /* what another thread would launch now, that had asked before the last one did */
+    CHECK(sl_launch_kernel(fault_kernel, dim3(1), dim3(1), 163 * 1024, nullptr, a) == cudaSuccess);
+    CHECK(sl_launch(fault_kernel, dim3(1), dim3(1), 163 * 1024 + 1, nullptr, a) == too_much);
+    sl_device_shared_limit(99 * 1024);
+    CHECK(sl_launch(fault_kernel, dim3(1), dim3(1), 99 * 1024, nullptr, a) == 0);
+    CHECK(sl_launch(fault_kernel, dim3(1), dim3(1), 100 * 1024, nullptr, a) == too_much);
+    const void *kernel = reinterpret_cast<const void *>(static_cast<void (*)(fault_args)>(fault_kernel));
+    const cudaFuncAttribute attribute = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    CHECK(cudaFuncSetAttribute(kernel, attribute, 99 * 1024 + 1) == cudaErrorInvalidValue);
+    CHECK_FAULT("101377 bytes of shared memory of 101376");
+    sl_device_shared_limit(163 * 1024);
     CHECK(cudaDeviceReset() == cudaSuccess);
 }
 
@@ -408,6 +431,7 @@ int main() {
     test_copies();
     test_faults();
     test_limits();
+    test_shared_limit();
     test_runtime();
     if (sl_check_failures == 0)
         printf("test device: all checks hold\n");

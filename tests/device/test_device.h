@@ -22,6 +22,9 @@ void sl_device_seed(unsigned long seed);
 void sl_device_protect(int on);
 /* Bytes of device memory; at first SLUICE_DEVICE_MEMORY or 2 GiB. */
 void sl_device_memory(size_t bytes);
+/* Dynamic shared memory that a block can have at most, at first (and at most) 163 KB; no kernel has been allowed
+ * more than 48 KB of it. */
+void sl_device_shared_limit(size_t bytes);
 
 #ifdef __cplusplus
 }

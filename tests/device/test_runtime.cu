@@ -17,9 +17,10 @@ static __global__ void scale_kernel(scale_args a) {
         sl_store(a.x + i, sl_load(a.x + i) * a.by);
 }
 
-static int scale(float *x, unsigned n, float by, cudaStream_t stream) {
-    return sl_launch(scale_kernel, dim3((n + 31) / 32), dim3(32), 0, stream, scale_args{x, n, by});
+static int scale_with(float *x, unsigned n, float by, size_t shared_bytes, cudaStream_t stream) {
+    return sl_launch(scale_kernel, dim3((n + 31) / 32), dim3(32), shared_bytes, stream, scale_args{x, n, by});
 }
+static int scale(float *x, unsigned n, float by, cudaStream_t stream) { return scale_with(x, n, by, 0, stream); }
 
 static cudaStream_t open_stream(unsigned flags) {
     cudaStream_t stream = nullptr;
@@ -217,15 +218,19 @@ static bool use_everything(void) {
     cudaEvent_t event = nullptr;
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t exec = nullptr;
+    cudaDeviceProp prop;
     void *dx = nullptr, *pinned = nullptr;
-    bool good = cudaSetDevice(0) == cudaSuccess &&
+    int n = 0;
+    bool good = cudaGetDeviceCount(&n) == cudaSuccess && cudaGetDeviceProperties(&prop, 0) == cudaSuccess &&
+                cudaDriverGetVersion(&n) == cudaSuccess && cudaRuntimeGetVersion(&n) == cudaSuccess &&
+                cudaSetDevice(0) == cudaSuccess &&
                 cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess &&
                 cudaEventCreateWithFlags(&event, cudaEventDisableTiming) == cudaSuccess &&
                 cudaMalloc(&dx, 64) == cudaSuccess && cudaMallocHost(&pinned, 64) == cudaSuccess &&
                 cudaMemsetAsync(dx, 0, 64, stream) == cudaSuccess &&
                 cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess;
     if (good) {
-        good = scale(static_cast<float *>(dx), 16, 2, stream) == 0;
+        good = scale_with(static_cast<float *>(dx), 16, 2, 64 * 1024, stream) == 0; /* four calls */
         good = cudaStreamEndCapture(stream, &graph) == cudaSuccess && good;
     }
     good = good && cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess &&
@@ -245,7 +250,7 @@ static void test_failures(void) {
     unsigned long before = sl_device_calls();
     CHECK(use_everything());
     unsigned long n = sl_device_calls() - before;
-    CHECK(n == 14);
+    CHECK(n == 21);
     for (unsigned long i = 1; i <= n; i++) {
         sl_device_fail_at(i);
         CHECK(!use_everything());
