@@ -9,7 +9,10 @@
 #include "backend/devices.h"
 #include "base/mem.h"
 
-enum { WORKSPACE = 32 << 20 /* of cuBLAS, what it asks for on sm_90 */ };
+enum {
+    WORKSPACE = 32 << 20, /* of cuBLAS, what it asks for on sm_90 */
+    MAX_GRID = 65535,     /* blocks of a launch in y and z, where many kernels have tokens or runs */
+};
 
 /* ---- errors ------------------------------------------------------------------------------------- */
 
@@ -194,10 +197,18 @@ static sl_status open_parts(sl_device *d, const sl_device_params *params, sl_err
     return sync(d, "starting", err);
 }
 
+static sl_status check_sizes(const sl_device_params *params, sl_error *err) {
+    const bool batch = params->n_batch > MAX_GRID;
+    if (!batch && params->n_slot <= MAX_GRID) return SL_OK;
+    return sl_fail(err, SL_E_ARG, "cuda:%d: %s is %zu, expected 1 to %d on a CUDA device", params->ordinal,
+                   batch ? "n_batch" : "n_slot", batch ? params->n_batch : params->n_slot, MAX_GRID);
+}
+
 static sl_status cuda_open(const sl_graph *graph, const sl_device_params *params, sl_device **out,
                            sl_error *err) {
     sl_device *d;
     *out = NULL;
+    SL_TRY(check_sizes(params, err));
     SL_TRY(sl_alloc((void **)&d, 1, sizeof *d, "the device", err));
     d->graph = graph;
     d->n_slot = params->n_slot;

@@ -24,11 +24,13 @@ static void versions(int version, char text[16]) {
 static void explain(cudaError_t e, char *reason) {
     int driver = 0, runtime = 0;
     char have[16], want[16];
-    cudaDriverGetVersion(&driver);
-    cudaRuntimeGetVersion(&runtime);
+    cudaError_t asked = cudaDriverGetVersion(&driver);
+    if (asked == cudaSuccess) asked = cudaRuntimeGetVersion(&runtime);
     versions(driver, have);
     versions(runtime, want);
-    if (!driver) snprintf(reason, 200, "no CUDA driver was found (this build needs one for CUDA %s)", want);
+    if (asked != cudaSuccess)
+        snprintf(reason, 200, "the driver says: %s", cudaGetErrorString(e != cudaSuccess ? e : asked));
+    else if (!driver) snprintf(reason, 200, "no CUDA driver was found (this build needs one for CUDA %s)", want);
     else if (e == cudaErrorInsufficientDriver)
         snprintf(reason, 200, "the driver is for CUDA %s, expected %s or later", have, want);
     else if (e == cudaErrorNoDevice || e == cudaSuccess)

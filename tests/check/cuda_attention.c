@@ -110,9 +110,8 @@ void check_cuda_rope(check *c) {
             if (j / width < n && at < half) p *= angles[k], q = -(double)x[j + half] * angles[half + k];
             else if (j / width < n && at < 2 * half) p *= angles[k], q = (double)x[j - half] * angles[half + k];
             const bool turned = j / width < n && at < 2 * half;
-            const double rounding =
-                act == SL_ACT_F32 ? 2 * CHECK_U * (fabs(p) + fabs(q)) : 0x1.1p-8 * fabs(p + q) + 0x1p-20;
-            check_near(c, "x", j, y[j], p + q, turned ? rounding : 0);
+            const double bound = 2 * CHECK_U * (fabs(p) + fabs(q)) + cuda_rounding(act, p + q);
+            check_near(c, "x", j, y[j], p + q, turned ? bound : 0);
         }
         cuda_free();
         check_end(c);

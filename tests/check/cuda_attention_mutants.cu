@@ -20,6 +20,8 @@ enum defect {
     FLUSHED,       /* subnormal f16 become zero */
     GAIN_FIRST,    /* the angle times gain */
     EXACT_ANGLE,   /* the angle as a product in double */
+    ALL_ROWS,      /* turned, however many there are */
+    EIGHT_BITS,    /* results of f16 are rounded to as many as bf16 has */
     TIES_LAST,     /* of equal logits the highest id */
     BY_ID,         /* top-p over candidates in order of their ids */
     HOT_FIRST,     /* the temperature before min-p */
@@ -259,8 +261,13 @@ int launch(const sl_sample_args *args, defect d, sl_cuda_stream stream) {
     return launch(sample_kernel, dim3(args->n_row), args, d, stream);
 }
 
-__global__ void rope_kernel(sl_rope_args a) {
+__device__ float to_bf16(float v) { return sl_bf16_bits_to_float(sl_float_to_bf16_bits(v)); }
+
+__global__ void rope_kernel(mutant<sl_rope_args> m) {
+    const sl_rope_args &a = m.a;
     const uint32_t half = a.n_rot / 2, row = blockIdx.x;
+    if (m.d != ALL_ROWS && row >= (a.rows.n ? *a.rows.n : a.rows.max))
+        return;
     for (uint32_t i = 0; i < a.n_head * half; i++) {
         const uint64_t lo = row * a.x_stride + i / half * a.head_dim + i % half, hi = lo + half;
         const float c = a.table[row * a.table_stride + i % half],
@@ -268,13 +275,19 @@ __global__ void rope_kernel(sl_rope_args a) {
         if (a.act == SL_ACT_F16) {
             sl_f16 *x = static_cast<sl_f16 *>(a.x);
             const float p = sl_load(x + lo), q = sl_load(x + hi);
-            sl_store(x + lo, p * c - q * s), sl_store(x + hi, q * c + p * s);
+            const float u = p * c - q * s, v = q * c + p * s;
+            sl_store(x + lo, m.d == EIGHT_BITS ? to_bf16(u) : u);
+            sl_store(x + hi, m.d == EIGHT_BITS ? to_bf16(v) : v);
         } else {
             float *x = static_cast<float *>(a.x);
             const float p = x[lo], q = x[hi];
             x[lo] = p * c - q * s, x[hi] = q * c + p * s;
         }
     }
+}
+
+int launch(const sl_rope_args *args, defect d, sl_cuda_stream stream) {
+    return launch(rope_kernel, dim3(args->rows.max), args, d, stream);
 }
 
 } // namespace
@@ -291,6 +304,8 @@ MUTANT(attention, sl_attention_cuda_args, by_run, BY_RUN)
 MUTANT(attention, sl_attention_cuda_args, other_slot, OTHER_SLOT)
 MUTANT(kv_store, sl_kv_store_args, last_position, LAST_POSITION)
 MUTANT(kv_store, sl_kv_store_args, flushed, FLUSHED)
+MUTANT(rope, sl_rope_args, all_rows, ALL_ROWS)
+MUTANT(rope, sl_rope_args, eight_bits, EIGHT_BITS)
 MUTANT(rope_table, sl_rope_table_args, gain_first, GAIN_FIRST)
 MUTANT(rope_table, sl_rope_table_args, exact_angle, EXACT_ANGLE)
 MUTANT(sample, sl_sample_args, ties_last, TIES_LAST)
@@ -299,10 +314,6 @@ MUTANT(sample, sl_sample_args, hot_first, HOT_FIRST)
 MUTANT(sample, sl_sample_args, penalty_twice, PENALTY_TWICE)
 MUTANT(sample, sl_sample_args, nan_wins, NAN_WINS)
 
-/* All rows, however many there are. */
-extern "C" int mutant_cuda_rope_all_rows(const sl_rope_args *args, sl_cuda_stream stream) {
-    return sl_launch(rope_kernel, dim3(args->rows.max), dim3(1), 0, stream, *args);
-}
 /* The elements of all positions in one row of bytes. */
 extern "C" int mutant_cuda_fill_kv_dense(void *data, uint64_t, uint64_t n_pos, uint64_t n_rows,
                                          uint32_t head_dim, bool f16, sl_cuda_stream stream) {
