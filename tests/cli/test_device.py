@@ -47,14 +47,15 @@ class Text(Case):
             self.assertEqual(on_device(*command).stdout, on_device(*command, SLUICE_DEVICE_SEED="7").stdout)
 
     def test_auto_never_takes_the_test_device(self):
+        """At most six calls are made, which ask what it is."""
         for type in ("q4", "f32"):
             command = ["generate", "-m", model(type=type), "-p", "the user", "-q", "-n", "9"]
             expected = sluice(*command, "--device", "cpu", check=0).stdout
             count = scratch() / "calls.txt"
             for flags in ([], ["--device", "auto"]):
-                run = on_device(*command, *flags, SLUICE_DEVICE_FAIL="5", SLUICE_DEVICE_COUNT_CALLS=str(count))
+                run = on_device(*command, *flags, SLUICE_DEVICE_FAIL="7", SLUICE_DEVICE_COUNT_CALLS=str(count))
                 self.assertEqual((run.stdout, run.stderr), (expected, b""))
-                self.assertLess(int(count.read_text()) if count.exists() else 0, 5)
+                self.assertLess(int(count.read_text()) if count.exists() else 0, 7)
 
     def test_chat(self):
         script = b"the first\non the other\n/fork a\nuser\n/undo\nthe\n/switch a\non\n"

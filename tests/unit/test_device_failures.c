@@ -1,6 +1,7 @@
 /* A device that fails: every call of the runtime in turn, and memory that is too small for the model, for a
  * sequence or for logits. What failed says so in one line, what was computed before stands, and nothing stays
  * behind. */
+#define _POSIX_C_SOURCE 200809L
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,11 +11,12 @@
 
 #include <cmocka.h>
 
+#include "backend/devices.h"
 #include "made_model.h"
 #include "run/session.h"
 #include "test_device.h"
 
-enum { N_VOCAB = 101, N_TOKEN = 330, GREATEST = 2 << 20 };
+enum { N_VOCAB = 101, N_TOKEN = 330, GREATEST = 2 << 20, LONG = 70 /* more than a chunk of the scan */ };
 static const size_t AMPLE = (size_t)2 << 30;
 
 static int32_t tokens[N_TOKEN];
@@ -29,15 +31,20 @@ static int make_tokens(void **state) {
     return 0;
 }
 
-static sl_status open_session(const sl_model *model, const char *device, size_t n_slot, size_t n_batch,
-                              sl_session **s, sl_error *err) {
+static sl_status open_with(const sl_model *model, const char *device, size_t n_slot, size_t n_batch,
+                           sl_activations activations, sl_session **s, sl_error *err) {
     sl_session_params p = sl_session_params_default();
     p.device = device;
     p.n_slot = n_slot;
     p.n_batch = n_batch;
     p.n_thread = 1;
-    p.activations = SL_ACTIVATIONS_F32;
+    p.activations = activations;
     return sl_session_create(model, &p, s, err);
+}
+
+static sl_status open_session(const sl_model *model, const char *device, size_t n_slot, size_t n_batch,
+                              sl_session **s, sl_error *err) {
+    return open_with(model, device, n_slot, n_batch, SL_ACTIVATIONS_F32, s, err);
 }
 
 static sl_session *opened(const sl_model *model, const char *device, size_t n_slot, size_t n_batch) {
@@ -154,6 +161,24 @@ static sl_status all_parts(sl_session *s, outcome *o) {
     return grow(s, o);
 }
 
+/* One pass in f16 with more rows than short runs have, for what only those launch. As launches are run when the
+ * last of them is waited for, a life that ends before costs little. */
+static sl_status prompt(sl_session *s, outcome *o) {
+    SL_TRY(eval(s, 0, 0, LONG, SL_LOGITS_LAST, &o->err));
+    say(o, s, 0);
+    return SL_OK;
+}
+
+/* What a session does, and calls that are to be among those that fail: by name (of a launch: what it gets), and how
+ * many at least (2: a head of one row is a launch of the same kind, by another kernel). */
+enum { MAX_KINDS = 4 };
+typedef struct scenario {
+    sl_activations activations;
+    size_t n_batch;
+    sl_status (*parts)(sl_session *s, outcome *o);
+    struct { const char *name; unsigned n; } calls[MAX_KINDS];
+} scenario;
+
 static void one_line(const sl_error *err) {
     assert_true(err->text[0] != 0 && strlen(err->text) < 300);
     assert_null(strpbrk(err->text, "\n\r\t"));
@@ -175,14 +200,14 @@ static void fails_again(sl_session *s, const outcome *o) {
 }
 
 /* One life of a session, in which the n-th call fails (0: none). */
-static void live(const sl_model *model, unsigned long n, outcome *o) {
+static void live(const sl_model *model, const scenario *sc, unsigned long n, outcome *o) {
     sl_session *s;
     memset(o, 0, sizeof *o);
     const unsigned long start = sl_device_calls();
     sl_device_fail_at(n);
-    o->status = open_session(model, "cuda", 2, 32, &s, &o->err);
+    o->status = open_with(model, "cuda", 2, sc->n_batch, sc->activations, &s, &o->err);
     if (o->status == SL_OK) {
-        o->status = all_parts(s, o);
+        o->status = sc->parts(s, o);
         if (o->status != SL_OK) fails_again(s, o);
     } else assert_null(s);
     o->n_call = sl_device_calls() - start;
@@ -191,16 +216,31 @@ static void live(const sl_model *model, unsigned long n, outcome *o) {
     if (sl_device_leaks()) fail_msg("call %lu: %zu things left after: %s", n, sl_device_leaks(), o->err.text);
 }
 
-static void every_call(made_kind kind, sl_type type) {
+/* Counts the failure if it was of one of the scenario's calls. */
+static void count_failure(const scenario *sc, unsigned seen[MAX_KINDS]) {
+    const char *fault = sl_device_fault();
+    for (size_t i = 0; i < MAX_KINDS && sc->calls[i].name; i++) {
+        const size_t n = strlen(sc->calls[i].name);
+        seen[i] += !strncmp(fault, sc->calls[i].name, n) && fault[n] == ':';
+    }
+}
+
+static void expect_failures(const scenario *sc, const unsigned seen[MAX_KINDS]) {
+    for (size_t i = 0; i < MAX_KINDS && sc->calls[i].name; i++)
+        if (seen[i] < sc->calls[i].n)
+            fail_msg("%u calls of %s have failed, expected %u", seen[i], sc->calls[i].name, sc->calls[i].n);
+}
+
+static void every_call(sl_model *model, const scenario *sc) {
     /* calls whose failure nobody hears of, with one more that is none at all; those that open cuBLAS */
     enum { IN_CLOSE = 3, OF_BLAS = 4 };
-    sl_model *model = make_model(kind, type, 5);
     outcome whole, o;
     unsigned long n_memory = 0, n_device = 0, n_borne = 0;
-    live(model, 0, &whole);
+    unsigned seen[MAX_KINDS] = { 0 };
+    live(model, sc, 0, &whole);
     assert_int_equal(whole.status, SL_OK);
     for (unsigned long n = 1; n <= whole.n_call + IN_CLOSE; n++) {
-        live(model, n, &o);
+        live(model, sc, n, &o);
         assert_memory_equal(o.text, whole.text, o.n * sizeof *o.text);
         if (o.status == SL_OK) {
             assert_int_equal(o.n, whole.n); /* without cuBLAS by its own kernels */
@@ -212,17 +252,170 @@ static void every_call(made_kind kind, sl_type type) {
         assert_true(o.status == SL_E_MEMORY || o.status == SL_E_DEVICE);
         assert_int_equal(o.err.code, o.status);
         one_line(&o.err);
+        count_failure(sc, seen);
         n_memory += o.status == SL_E_MEMORY;
         n_device += o.status == SL_E_DEVICE;
     }
     print_message("%lu calls: %lu end in SL_E_DEVICE, %lu in SL_E_MEMORY\n", whole.n_call, n_device, n_memory);
     assert_int_equal(n_borne, OF_BLAS + IN_CLOSE);
     assert_true(n_memory >= 3 && n_device > n_memory);
+    expect_failures(sc, seen);
     sl_model_close(model);
 }
 
-static void test_every_call_of_bridge(void **state) { (void)state; every_call(MADE_BRIDGE, SL_Q8); }
-static void test_every_call_of_a_transformer(void **state) { (void)state; every_call(MADE_LLAMA, SL_F32); }
+static void test_every_call_of_bridge(void **state) {
+    static const scenario sc = { SL_ACTIVATIONS_F32, 32, all_parts,
+                                 { { "a launch of sl_split_args", 1 }, { "a launch of s6_launch", 1 } } };
+    (void)state;
+    every_call(make_model(MADE_BRIDGE, SL_Q8, 5), &sc);
+}
+static void test_every_call_of_a_transformer(void **state) {
+    static const scenario sc = { SL_ACTIVATIONS_F32, 32, all_parts,
+                                 { { "a launch of sl_kv_store_args", 1 }, { "a launch of sl_sample_args", 1 } } };
+    (void)state;
+    every_call(make_model(MADE_LLAMA, SL_F32, 5), &sc);
+}
+
+/* bf16 weights, which become f16, and the kernels of long prompts. */
+static void test_every_call_of_a_long_prompt(void **state) {
+    static const scenario bridge = { SL_ACTIVATIONS_F16, LONG, prompt,
+                                     { { "a launch of sl_expand_args", 1 },
+                                       { "a launch of sl_blocks_args", 2 },
+                                       { "a launch of chunk_launch", 3 } } };
+    static const scenario llama = { SL_ACTIVATIONS_F16, LONG, prompt,
+                                    { { "a launch of sl_expand_args", 1 }, { "a launch of matrix_args", 1 } } };
+    (void)state;
+    every_call(make_model(MADE_BRIDGE, SL_BF16, 5), &bridge);
+    every_call(make_model(MADE_LLAMA, SL_BF16, 5), &llama);
+}
+
+/* A model for measurements, whose matrices are made on the device. Its heads are so wide that attention needs
+ * more shared memory than a kernel has without asking. */
+static float random_row(void *arg, const sl_tensor_spec *spec, sl_type type, uint64_t row, void *stored) {
+    (void)arg, (void)row;
+    if (spec->class_ != SL_TENSOR_KEEP && spec->class_ != SL_TENSOR_SMALL) return 0.1f;
+    float ones[128];
+    const size_t n = (size_t)sl_spec_width(spec);
+    assert_true(n <= 128);
+    for (size_t i = 0; i < n; i++) ones[i] = 1;
+    sl_pack_row(type, ones, n, stored);
+    return 0;
+}
+
+static sl_model *synthetic_model(void) {
+    static const struct { const char *key; int64_t value; } shape[] = {
+        { "vocab_size", N_VOCAB },  { "hidden_size", 40 }, { "intermediate_size", 56 },
+        { "num_hidden_layers", 1 }, { "head_dim", 128 },   { "num_attention_heads", 1 },
+        { "num_key_value_heads", 1 },
+    };
+    sl_meta meta = { 0 };
+    sl_model *model;
+    sl_error err;
+    sl_status status = sl_meta_set_string(&meta, "model_type", "qwen3", &err);
+    for (size_t i = 0; i < sizeof shape / sizeof *shape && status == SL_OK; i++)
+        status = sl_meta_add(&meta, shape[i].key, SL_META_INT, false, &shape[i].value, 1, &err);
+    if (status == SL_OK) status = sl_model_make(&meta, SL_Q4, random_row, NULL, &model, &err);
+    if (status != SL_OK) fail_msg("%s", err.text);
+    sl_meta_release(&meta);
+    return model;
+}
+
+static void test_every_call_of_a_synthetic_model(void **state) {
+    static const scenario sc = { SL_ACTIVATIONS_F16, LONG, prompt,
+                                 { { "a launch of sl_random_args", 1 },
+                                   { "a launch of matrix_args", 1 },
+                                   { "cudaFuncSetAttribute", 1 } } };
+    (void)state;
+    every_call(synthetic_model(), &sc);
+}
+
+/* A device whose blocks have less shared memory than a kernel takes. */
+static void test_too_little_shared_memory(void **state) {
+    static const scenario sc = { SL_ACTIVATIONS_F16, LONG, prompt, { { NULL, 0 } } };
+    outcome o;
+    (void)state;
+    sl_model *model = synthetic_model();
+    sl_device_shared_limit(49 * 1024);
+    live(model, &sc, 0, &o);
+    sl_device_shared_limit(163 * 1024);
+    assert_int_equal(o.status, SL_E_DEVICE);
+    one_line(&o.err);
+    assert_non_null(strstr(o.err.text, "attention of layer 0: too many resources requested for launch"));
+    sl_model_close(model);
+}
+
+/* What `sluice bench` measures of a device itself. */
+static void test_every_call_of_the_probe(void **state) {
+    sl_cuda_probe probe;
+    sl_error err;
+    (void)state;
+    const unsigned long start = sl_device_calls();
+    assert_int_equal(sl_cuda_probe_run(0, &probe, &err), SL_OK);
+    assert_true(probe.copy_gbps > 0 && probe.tflops_f32 > 0 && probe.tflops_f16 > 0);
+    const unsigned long n_call = sl_device_calls() - start;
+    unsigned long n_borne = 0;
+    for (unsigned long n = 1; n <= n_call; n++) {
+        sl_device_fail_at(n);
+        const sl_status status = sl_cuda_probe_run(0, &probe, &err);
+        sl_device_fail_at(0);
+        assert_int_equal(sl_device_leaks(), 0);
+        if (status == SL_OK) { /* only copies are measured then, and why is said */
+            if (!strstr(sl_device_fault(), "cublasCreate")) fail_msg("call %lu passed over: %s", n, sl_device_fault());
+            assert_true(probe.copy_gbps > 0 && probe.tflops_f32 == 0 && strstr(probe.blas, "does not start"));
+            n_borne++;
+            continue;
+        }
+        assert_int_equal(status, SL_E_DEVICE);
+        assert_int_equal(err.code, status);
+        one_line(&err);
+    }
+    assert_true(n_call > 60 && n_borne == 1);
+}
+
+/* The calls that ask why there is no device. */
+static void test_every_call_without_a_device(void **state) {
+    enum { SYSTEM_CALLS = 3 }; /* cudaGetDeviceCount, both versions */
+    (void)state;
+    sl_model *model = make_model(MADE_BRIDGE, SL_F32, 5);
+    setenv("SLUICE_DEVICE_ABSENT", "1", 1);
+    for (unsigned long n = 0; n <= SYSTEM_CALLS; n++) {
+        sl_session *s;
+        sl_error err;
+        sl_device_fail_at(n);
+        assert_int_equal(open_session(model, "cuda", 1, 1, &s, &err), SL_E_DEVICE);
+        one_line(&err);
+        if (!strstr(err.text, n ? "the driver says: " : "no CUDA device")) fail_msg("call %lu: %s", n, err.text);
+    }
+    sl_device_fail_at(0);
+    unsetenv("SLUICE_DEVICE_ABSENT");
+    sl_model_close(model);
+}
+
+/* ---- sizes -------------------------------------------------------------------------------------- */
+
+/* More tokens or runs than a launch can have blocks; with as many there is only too little memory. */
+static void test_sizes(void **state) {
+    static const struct { size_t n_slot, n_batch; const char *line; } sizes[] = {
+        { 1, 65536, "cuda:0: n_batch is 65536, expected 1 to 65535 on a CUDA device" },
+        { 65536, 1, "cuda:0: n_slot is 65536, expected 1 to 65535 on a CUDA device" },
+    };
+    sl_session *s;
+    sl_error err;
+    (void)state;
+    sl_model *model = make_model(MADE_LLAMA, SL_F32, 5);
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(open_session(model, "cuda", sizes[i].n_slot, sizes[i].n_batch, &s, &err), SL_E_ARG);
+        assert_string_equal(err.text, sizes[i].line);
+        assert_null(s);
+        if (open_session(model, "cpu", sizes[i].n_slot, sizes[i].n_batch, &s, &err) != SL_OK) fail_msg("%s", err.text);
+        sl_session_destroy(s);
+    }
+    sl_device_memory(0);
+    assert_int_equal(open_session(model, "cuda", 65535, 65535, &s, &err), SL_E_MEMORY);
+    sl_device_memory(AMPLE);
+    assert_int_equal(sl_device_leaks(), 0);
+    sl_model_close(model);
+}
 
 /* ---- memory ------------------------------------------------------------------------------------- */
 
@@ -373,8 +566,16 @@ static void test_logits_that_cannot_be_had(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_model_that_does_not_fit), cmocka_unit_test(test_store_that_cannot_grow),
-        cmocka_unit_test(test_logits_that_cannot_be_had), cmocka_unit_test(test_every_call_of_bridge),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_model_that_does_not_fit),
+        cmocka_unit_test(test_store_that_cannot_grow),
+        cmocka_unit_test(test_logits_that_cannot_be_had),
+        cmocka_unit_test(test_every_call_without_a_device),
+        cmocka_unit_test(test_every_call_of_the_probe),
+        cmocka_unit_test(test_too_little_shared_memory),
+        cmocka_unit_test(test_every_call_of_a_synthetic_model),
+        cmocka_unit_test(test_every_call_of_a_long_prompt),
+        cmocka_unit_test(test_every_call_of_bridge),
         cmocka_unit_test(test_every_call_of_a_transformer),
     };
     return cmocka_run_group_tests(tests, make_tokens, NULL);
