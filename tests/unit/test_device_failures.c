@@ -309,7 +309,7 @@ static sl_model *synthetic_model(void) {
         { "num_key_value_heads", 1 },
     };
     sl_meta meta = { 0 };
-    sl_model *model;
+    sl_model *model = NULL;
     sl_error err;
     sl_status status = sl_meta_set_string(&meta, "model_type", "qwen3", &err);
     for (size_t i = 0; i < sizeof shape / sizeof *shape && status == SL_OK; i++)
