@@ -260,8 +260,10 @@ int sl_s6_cuda(const sl_s6_cuda_args *args, sl_cuda_stream stream);
  * f32 digits: results agree with those of the short runs to about 2^-16 of the summands. */
 enum { SL_S6_CHUNK = 64 };
 int sl_s6_chunk_cuda(const sl_s6_cuda_args *args, sl_cuda_stream stream);
-/* Floats for passes of at most max_row rows; 0 where no run can be long. */
+/* Floats for passes of at most max_row rows; 0 where no run can be long. Bytes of shared memory that a block takes:
+ * on a device that has less there is to be no scratch, and all runs count as short. */
 uint64_t sl_s6_scratch_cuda(uint32_t max_row, uint32_t e, uint32_t head_dim, uint32_t n_state);
+size_t sl_s6_shared_cuda(uint32_t head_dim, uint32_t n_state);
 
 /* The same for S4D: in [g e | r e]; arrays [pole][2][e] as in kernels.h. */
 typedef struct sl_s4d_cuda_args {

@@ -549,6 +549,12 @@ uint64_t sl_s6_scratch_cuda(uint32_t max_row, uint32_t e, uint32_t head_dim, uin
     return static_cast<uint64_t>(max_row / SLOT) * (static_cast<uint64_t>(e) * n_state + e / head_dim);
 }
 
+size_t sl_s6_shared_cuda(uint32_t head_dim, uint32_t n_state) {
+    sl_s6_cuda_args a = {};
+    a.e = a.head_dim = head_dim, a.n_state = n_state;
+    return respond_bytes(plan(a));
+}
+
 uint32_t sl_s6_chunked(const sl_s6_cuda_args *args) {
     const bool chunked = args->scratch && args->act == SL_ACT_F16 &&
                          ::sl_s6_scratch_cuda(args->max_row, args->e, args->head_dim, args->n_state) > 0;

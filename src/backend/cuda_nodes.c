@@ -306,7 +306,7 @@ static int launch_s6(const sl_cuda_pass *pass, const sl_node *node) {
         .act = act(pass),
         .runs = runs_of(pass, node->domain),
         .index = routed ? d->index : NULL,
-        .scratch = pass->device->scan,
+        .scratch = pass->device->plan.scan_floats ? pass->device->scan : NULL,
         .max_row = (uint32_t)pass->batch->n_tok,
     };
     const int e = sl_s6_cuda(&args, stream(pass));

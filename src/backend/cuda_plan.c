@@ -86,16 +86,18 @@ static void add_scratch(const sl_cuda_plan *plan, const sl_node *node, uint64_t 
     if (finished && piece > *sums) *sums = piece;
 }
 
-static void find_scratch(const sl_graph *g, const sl_device_params *params, sl_cuda_plan *plan) {
+/* shared: bytes that a block can have on the device. */
+static void find_scratch(const sl_graph *g, const sl_device_params *params, int shared, sl_cuda_plan *plan) {
     for (size_t i = 0; i < g->n_node; i++) {
         const sl_node *node = &g->nodes[i];
         if (node->op == SL_OP_LINEAR && !sl_cuda_is_counted(plan, node))
             add_scratch(plan, node, &plan->expand_bytes, &plan->sum_floats);
         if (node->op == SL_OP_S6 && plan->act == SL_ACT_F16) {
             const sl_s6 *p = &node->u.s6;
+            const bool fits = sl_s6_shared_cuda((uint32_t)p->head_dim, (uint32_t)p->n_state) <= (size_t)shared;
             const uint64_t floats = sl_s6_scratch_cuda((uint32_t)params->n_batch, (uint32_t)p->e,
                                                        (uint32_t)p->head_dim, (uint32_t)p->n_state);
-            if (floats > plan->scan_floats) plan->scan_floats = floats;
+            if (fits && floats > plan->scan_floats) plan->scan_floats = floats;
         }
         if (node->op != SL_OP_ATTENTION) continue;
         uint64_t floats = sl_attention_scratch_cuda(
@@ -107,6 +109,11 @@ static void find_scratch(const sl_graph *g, const sl_device_params *params, sl_c
 sl_status sl_cuda_plan_make(const sl_graph *g, const sl_device_params *params, sl_cuda_plan *plan,
                             sl_error *err) {
     *plan = (sl_cuda_plan){ .act = params->exact ? SL_ACT_F32 : SL_ACT_F16 };
+    int shared = 0;
+    cudaError_t e = cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, params->ordinal);
+    if (e != cudaSuccess)
+        return sl_fail(err, SL_E_DEVICE, "cuda:%d: asking for its shared memory: %s", params->ordinal,
+                       cudaGetErrorString(e));
     sl_status status = sl_alloc((void **)&plan->values, g->n_value, sizeof *plan->values, "the plan", err);
     if (status == SL_OK)
         status = sl_alloc((void **)&plan->alias, g->n_value, sizeof *plan->alias, "the plan", err);
@@ -119,7 +126,7 @@ sl_status sl_cuda_plan_make(const sl_graph *g, const sl_device_params *params, s
         find_types(g, plan);
         find_lifetimes(g, plan);
         find_rows(g, plan);
-        find_scratch(g, params, plan);
+        find_scratch(g, params, shared, plan);
         if (!sl_graph_place(plan->values, g->n_value, &plan->arena_bytes))
             status = sl_fail(err, SL_E_MEMORY, "out of memory for the plan of %zu values", g->n_value);
     }

@@ -667,6 +667,27 @@ static void test_two_kinds_of_activations(void **state) {
     with_model(MADE_BRIDGE, SL_BF16, two_kinds);
 }
 
+/* A device whose blocks have less shared memory than a chunk of the scan needs takes long prompts token by token. */
+static void little_shared(const sl_model *model, const sl_model *twin) {
+    enum { N = 3 * (SL_S6_CHUNK - 1) };
+    static int32_t tokens[N];
+    (void)twin;
+    sequence(tokens, N, 3);
+    sl_device_shared_limit(1024);
+    sl_session *little = session_with(model, "cuda", 1, N, NAN, SL_ACTIVATIONS_F16);
+    sl_device_shared_limit(163 * 1024);
+    sl_session *shorter = session_with(model, "cuda", 1, SL_S6_CHUNK - 1, NAN, SL_ACTIVATIONS_F16);
+    eval(little, 0, tokens, N);
+    eval(shorter, 0, tokens, N);
+    same_logits(little, 0, shorter, 0);
+    sl_session_destroy(little);
+    sl_session_destroy(shorter);
+}
+static void test_little_shared_memory(void **state) {
+    (void)state;
+    with_model(MADE_BRIDGE_PLAIN, SL_BF16, little_shared);
+}
+
 /* Between tests that say nothing of limits. */
 static int set_limit(void **state) {
     (void)state;
@@ -677,7 +698,7 @@ static int set_limit(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_devices), cmocka_unit_test(test_automatic_choice), cmocka_unit_test(test_shared_weights),
-        cmocka_unit_test(test_two_kinds_of_activations),
+        cmocka_unit_test(test_two_kinds_of_activations), cmocka_unit_test(test_little_shared_memory),
         cmocka_unit_test(test_ragged_batches),
         cmocka_unit_test(test_deep_rows_are_counted), cmocka_unit_test(test_cobatched_equals_solo),
         cmocka_unit_test(test_replay_equals_launches), cmocka_unit_test(test_states_move_between_devices),
