@@ -5,22 +5,6 @@
 
 #include "text/utf8.h"
 
-/* Length of the UTF-8 character at text (n >= 1 bytes are left). *valid false: it is broken, and the length
- * is that of the longest beginning of a character, as one U+FFFD replaces it (Unicode 15, section 3.9). */
-static size_t character(const char *text, size_t n, bool *valid) {
-    const unsigned char *p = (const unsigned char *)text;
-    size_t length = sl_utf8_char(p, n);
-    *valid = length > 0;
-    if (length) return length;
-    size_t need = p[0] >= 0xF0 && p[0] <= 0xF4 ? 4 : p[0] >= 0xE0 && p[0] < 0xF0 ? 3 : 1;
-    unsigned char low = p[0] == 0xE0 ? 0xA0 : p[0] == 0xF0 ? 0x90 : 0x80;  /* shorter forms exist below */
-    unsigned char high = p[0] == 0xED ? 0x9F : p[0] == 0xF4 ? 0x8F : 0xBF; /* surrogates, the end of Unicode */
-    length = 1;
-    if (need > 1 && n > 1 && p[1] >= low && p[1] <= high) length = 2;
-    if (need > 3 && length == 2 && n > 2 && (p[2] & 0xC0) == 0x80) length = 3;
-    return length;
-}
-
 static bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
 
 /* From the opening quote to past the closing one (or the end). */
@@ -72,7 +56,7 @@ static const char *line_end_escape(const char *p, size_t length) {
 static bool append_character(sl_buf *out, const char *p, size_t length, bool valid) {
     const char *escape = line_end_escape(p, length);
     char hex[8];
-    if (!valid) return append(out, "\xEF\xBF\xBD");
+    if (!valid) return append(out, SL_UTF8_REPLACEMENT);
     if (escape) return append(out, escape);
     switch (*p) {
     case '"': return append(out, "\\\"");
@@ -88,12 +72,12 @@ static bool append_character(sl_buf *out, const char *p, size_t length, bool val
 }
 
 bool sl_json_string(sl_buf *out, const void *text, size_t n) {
-    const char *p = text;
+    const uint8_t *p = text;
     bool good = append(out, "\"");
     for (size_t at = 0; good && at < n;) {
         bool valid;
-        size_t length = character(p + at, n - at, &valid);
-        good = append_character(out, p + at, length, valid);
+        size_t length = sl_utf8_part(p + at, n - at, &valid);
+        good = append_character(out, (const char *)p + at, length, valid);
         at += length;
     }
     return good && append(out, "\"");
@@ -104,7 +88,7 @@ static bool copy_string(sl_buf *out, const char *text, size_t n) {
     bool good = true;
     for (size_t at = 0; good && at < n;) {
         bool valid;
-        size_t length = character(text + at, n - at, &valid);
+        size_t length = sl_utf8_part((const uint8_t *)text + at, n - at, &valid);
         const char *escape = line_end_escape(text + at, length);
         good = escape ? append(out, escape) : sl_buf_append(out, text + at, length);
         at += length;

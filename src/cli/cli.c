@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "os/os.h"
+#include "text/utf8.h"
 
 /* ---- lines on stderr ---------------------------------------------------------------------------- */
 
@@ -80,6 +81,35 @@ bool sl_out(const void *data, size_t n_bytes) {
 bool sl_out_flush(void) {
     if (ferror(stdout)) return out_failed(EIO);
     return fflush(stdout) == 0 || out_failed(errno);
+}
+
+static bool out_repaired(const uint8_t *text, size_t n) {
+    for (size_t at = 0; at < n;) {
+        bool valid;
+        size_t length = sl_utf8_part(text + at, n - at, &valid);
+        if (!(valid ? sl_out(text + at, length) : sl_out(SL_UTF8_REPLACEMENT, 3))) return false;
+        at += length;
+    }
+    return true;
+}
+
+bool sl_text_out_write(sl_text_out *out, const void *text, size_t n_bytes) {
+    if (!sl_stdout_is_terminal()) return sl_out(text, n_bytes);
+    const uint8_t *bytes = text;
+    for (size_t i = 0; i < n_bytes; i++) {
+        out->held[out->n_held++] = bytes[i];
+        size_t whole = sl_utf8_whole(out->held, out->n_held);
+        if (!out_repaired(out->held, whole)) return false;
+        out->n_held -= whole; /* at most 3, since the fourth byte of a character completes it */
+        memmove(out->held, out->held + whole, out->n_held);
+    }
+    return true;
+}
+
+bool sl_text_out_end(sl_text_out *out) {
+    size_t n = out->n_held;
+    out->n_held = 0;
+    return out_repaired(out->held, n);
 }
 
 static bool read_stdin(char **data, size_t *n_bytes) {

@@ -59,6 +59,11 @@ int sl_report_error(const sl_error *err); /* returns SL_EXIT_FAILED */
  * semantics of the shell: SIGPIPE's default action). */
 bool sl_out(const void *data, size_t n_bytes);
 bool sl_out_flush(void);
+/* Text in pieces of any bytes to stdout, as it is, but to a terminal in whole characters: there U+FFFD stands for a
+ * broken sequence, and the beginning of a character is held until the rest comes or the text ends. */
+typedef struct sl_text_out { uint8_t held[4]; size_t n_held; } sl_text_out;
+bool sl_text_out_write(sl_text_out *out, const void *text, size_t n_bytes);
+bool sl_text_out_end(sl_text_out *out);
 /* A formatted line of a report on stderr: statistics, what a chat command did. Never used on failure. */
 void sl_note(const char *fmt, ...) SL_PRINTF(1, 2);
 bool sl_stdin_is_terminal(void);

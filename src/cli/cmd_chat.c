@@ -14,7 +14,8 @@ typedef struct chat {
     sl_session *session;
     sl_conversation conversation;
     sl_lines *lines;
-    size_t n_shown;     /* bytes of the running answer written */
+    sl_text_out out;
+    size_t n_shown;     /* bytes of the running answer given to out */
     bool write_failed;
     bool failed;        /* something was reported: exit code 1 at the end */
     bool leave;
@@ -153,10 +154,11 @@ static sl_status run_command(chat *c, char *line, sl_error *err) {
 
 static bool write_answer(void *arg, const sl_stream *stream) {
     chat *c = arg;
-    size_t ready = sl_stdout_is_terminal() ? sl_stream_ready_utf8(stream) : stream->n_ready;
-    if (ready <= c->n_shown) return true;
-    c->write_failed = !sl_out(stream->text.data + c->n_shown, ready - c->n_shown) || !sl_out_flush();
-    c->n_shown = ready;
+    size_t from = c->n_shown;
+    if (stream->n_ready <= from) return true;
+    c->n_shown = stream->n_ready;
+    c->write_failed =
+        !sl_text_out_write(&c->out, stream->text.data + from, c->n_shown - from) || !sl_out_flush();
     return !c->write_failed;
 }
 
@@ -167,7 +169,8 @@ static sl_status ask(chat *c, const char *question, size_t n_bytes, sl_error *er
     sl_status status =
         sl_conversation_ask(&c->conversation, question, n_bytes, write_answer, c, &withdrawn, err);
     bool begun = status == SL_OK || c->n_shown;
-    if (begun && !c->write_failed) c->write_failed = !sl_out("\n", 1) || !sl_out_flush();
+    if (begun && !c->write_failed)
+        c->write_failed = !sl_text_out_end(&c->out) || !sl_out("\n", 1) || !sl_out_flush();
     if (sl_terminated() || c->write_failed) c->leave = true;
     else sl_interrupt_clear();
     return status;

@@ -19,7 +19,8 @@ typedef struct generate {
     size_t n_text;
     int32_t *tokens;
     size_t n_token;
-    size_t n_shown;  /* bytes of the stream's text written */
+    sl_text_out out;
+    size_t n_shown;  /* bytes of the stream's text given to out */
     bool wrote_id, write_failed;
 } generate;
 
@@ -35,11 +36,11 @@ static bool write_id(generate *g, int32_t id) {
 
 static bool write_echo(generate *g) {
     if (!g->echo) return true;
-    if (!g->ids && g->info.has_tokenizer) return sl_out(g->text, g->n_text) && sl_out_flush();
+    if (!g->ids && g->info.has_tokenizer) return sl_text_out_write(&g->out, g->text, g->n_text) && sl_out_flush();
     for (size_t i = 0; i < g->n_token; i++) {
         size_t n = 0;
         const void *bytes = sl_token_bytes(g->model, g->tokens[i], &n);
-        if (!(g->info.has_tokenizer ? sl_out(bytes, n) : write_id(g, g->tokens[i]))) return false;
+        if (!(g->info.has_tokenizer ? sl_text_out_write(&g->out, bytes, n) : write_id(g, g->tokens[i]))) return false;
     }
     return sl_out_flush();
 }
@@ -50,12 +51,10 @@ static bool write_ready(generate *g, int32_t token) {
         bool end = token < 0 || g->stream.finish == SL_FINISH_STOP;
         return end || (write_id(g, token) && sl_out_flush());
     }
-    size_t ready = sl_stdout_is_terminal() ? sl_stream_ready_utf8(&g->stream) : g->stream.n_ready;
-    if (ready <= g->n_shown) return true;
-    const uint8_t *text = g->stream.text.data + g->n_shown;
-    size_t n = ready - g->n_shown;
-    g->n_shown = ready;
-    return sl_out(text, n) && sl_out_flush();
+    size_t from = g->n_shown;
+    if (g->stream.n_ready <= from) return true;
+    g->n_shown = g->stream.n_ready;
+    return sl_text_out_write(&g->out, g->stream.text.data + from, g->n_shown - from) && sl_out_flush();
 }
 
 static bool step(void *arg, int32_t token) {
@@ -122,8 +121,8 @@ static int answer(generate *g) {
     if (!write_echo(g)) return SL_EXIT_FAILED;
     sl_status status = sl_answer_run(&a, g->tokens, g->n_token, &err);
     bool begun = g->echo || status == SL_OK || g->n_shown || g->wrote_id;
-    bool written = !g->write_failed && (status != SL_OK || write_ready(g, -1)) && (!begun || sl_out("\n", 1)) &&
-                   sl_out_flush();
+    bool written = !g->write_failed && (status != SL_OK || write_ready(g, -1)) && sl_text_out_end(&g->out) &&
+                   (!begun || sl_out("\n", 1)) && sl_out_flush();
     if (status != SL_OK) return sl_report_error(&err);
     if (!written) return SL_EXIT_FAILED;
     if (!g->quiet) write_statistics(g, &a);

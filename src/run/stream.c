@@ -6,7 +6,6 @@
 #include <stdlib.h>
 
 #include "run/model.h"
-#include "text/utf8.h"
 
 typedef struct sl_stop_scan {
     uint32_t *fail; /* [n] bytes of the longest proper prefix that ends the first i + 1 bytes */
@@ -87,8 +86,6 @@ void sl_stream_end(sl_stream *s, sl_finish finish) {
     if (s->has_cut) s->text.n = s->cut;
     s->n_ready = s->text.n;
 }
-
-size_t sl_stream_ready_utf8(const sl_stream *s) { return sl_utf8_whole(s->text.data, s->n_ready); }
 
 void sl_stream_release(sl_stream *s) {
     for (size_t i = 0; s->scan && i < s->n_stop; i++) free(s->scan[i].fail);

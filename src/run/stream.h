@@ -1,6 +1,5 @@
 /* From tokens to text, for one generated answer: bytes are handed out only when they cannot become part
- * of a stop text and, on request, only as whole UTF-8 characters. One object for generate, chat and batch,
- * so that the same tokens give the same text everywhere. */
+ * of a stop text. One object for generate, chat and batch, so that the same tokens give the same text everywhere. */
 #ifndef SL_RUN_STREAM_H
 #define SL_RUN_STREAM_H
 
@@ -38,8 +37,6 @@ sl_status sl_stream_accept(sl_stream *stream, int32_t token, sl_error *err);
 /* Ends the answer from outside (interrupt, end of budget): everything held back becomes ready, up to a stop
  * text, which makes it SL_FINISH_STOP. An answer that is over stays as it is. */
 void sl_stream_end(sl_stream *stream, sl_finish finish);
-/* n_ready cut down to whole UTF-8 characters (a lone invalid byte counts as whole), for a terminal. */
-size_t sl_stream_ready_utf8(const sl_stream *stream);
 void sl_stream_release(sl_stream *stream); /* keeps the settings, frees the text */
 
 #endif

@@ -31,6 +31,16 @@ size_t sl_utf8_char(const uint8_t *p, size_t n) {
     return len;
 }
 
+size_t sl_utf8_part(const uint8_t *p, size_t n, bool *valid) {
+    uint8_t low, high;
+    size_t need = lead(p[0], &low, &high), len = sl_utf8_char(p, n);
+    *valid = len > 0;
+    if (len) return len;
+    for (len = 1; len < need && len < n; len++)
+        if (len == 1 ? p[1] < low || p[1] > high : !is_tail(p[len])) break;
+    return len;
+}
+
 size_t sl_utf8_valid(const uint8_t *p, size_t n) {
     size_t i = 0;
     for (size_t len; (len = sl_utf8_char(p + i, n - i)) > 0; i += len) {}

@@ -6,9 +6,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define SL_UTF8_REPLACEMENT "\xEF\xBF\xBD" /* U+FFFD, what stands for a broken sequence */
+
 /* Bytes of the valid character at p (1..4); 0: p[0..n) does not begin with one (overlong forms, surrogates
  * and codes above U+10FFFF are not valid). */
 size_t sl_utf8_char(const uint8_t *p, size_t n);
+/* The same for bytes of any kind, n >= 1. *valid false: they begin with a broken sequence, and the result is the
+ * length of what one U+FFFD replaces: the longest beginning of a character (Unicode 15, section 3.9), else a byte. */
+size_t sl_utf8_part(const uint8_t *p, size_t n, bool *valid);
 /* Bytes of valid UTF-8 that p[0..n) begins with. */
 size_t sl_utf8_valid(const uint8_t *p, size_t n);
 /* Code point of a valid character; *n_char, if not NULL, gets its bytes. */

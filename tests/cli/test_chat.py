@@ -345,6 +345,15 @@ class Terminal(Case):
     def test_leave_at_once(self):
         self.leave(0)
 
+    def test_whole_characters(self):
+        """What becomes no character is U+FFFD; random weights begin many."""
+        self.close()
+        self.start("-n", "300", "--ignore-eos", "--temp", "100", "--top-k", "0", "--top-p", "1", "--min-p", "0")
+        self.expect(b"> ")
+        self.send(b"the\r")
+        self.expect(b"\r\n> ")
+        self.assertIn("\ufffd", self.data.decode())
+
     def test_typed_ahead(self):
         """Ctrl-D during an answer leaves after it."""
         self.close()

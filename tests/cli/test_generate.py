@@ -35,6 +35,17 @@ def read_terminal(master, process):
             return data
 
 
+def on_terminal(*args):
+    """All that a command, which must succeed, writes to a terminal."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen([SLUICE, *map(str, args)], stdin=subprocess.DEVNULL, stdout=slave, stderr=slave)
+    os.close(slave)
+    data = read_terminal(master, process)
+    os.close(master)
+    assert process.wait() == 0, data
+    return data
+
+
 class Text(Case):
     def setUp(self):
         self.m = ["-m", model()]
@@ -206,23 +217,46 @@ class Interrupt(Case):
         process.communicate(timeout=60)
         self.assertLess(min(pieces), 512)
 
-    def test_terminal_shows_whole_characters(self):
-        """Random weights begin characters all the time; a pipe gets the last one, a terminal not."""
-        flags = ["-m", model(), "-p", "the", "--ignore-eos", "--temp", "2"]
+
+class WholeCharacters(Case):
+    """Random weights begin characters all the time. A pipe gets the bytes, a terminal U+FFFD for what becomes no
+    character, as batch writes it."""
+    FLAGS = ["--ignore-eos", "--temp", "100", "--top-k", "0", "--top-p", "1", "--min-p", "0"]
+
+    def setUp(self):
+        self.m = ["-m", model(), *self.FLAGS]
+
+    def assert_whole(self, *args):
+        text = text_of(*args)
+        shown = on_terminal("generate", "-q", *args)
+        self.assertEqual(shown, (text.decode("utf-8", "replace") + "\n").replace("\n", "\r\n").encode())
+        return text
+
+    def test_in_the_middle(self):
+        text = self.assert_whole(*self.m, "-p", "the", "-n", "120")
+        self.assertRegex(text, rb"[\xc2-\xf4][\x00-\x7f]")
+
+    def test_at_the_end(self):
         for n in range(1, 60):
-            text = text_of(*flags, "-n", n)
-            if 0xC2 <= text[-1] <= 0xF4:
-                break
-        else:
-            self.fail("no text ends in half a character")
-        master, slave = pty.openpty()
-        process = subprocess.Popen([SLUICE, "generate", "-q", *map(str, flags), "-n", str(n)],
-                                   stdin=subprocess.DEVNULL, stdout=slave, stderr=slave)
-        os.close(slave)
-        data = read_terminal(master, process)
-        self.assertEqual(process.wait(), 0)
-        os.close(master)
-        self.assertEqual(data, (text[:-1] + b"\n").replace(b"\n", b"\r\n"))
+            if 0xC2 <= text_of(*self.m, "-p", "the", "-n", n)[-1] <= 0xF4:
+                self.assert_whole(*self.m, "-p", "the", "-n", n)
+                return
+        self.fail("no text ends in half a character")
+
+    def test_prompt_that_ends_in_half_a_character(self):
+        path = scratch() / "half.txt"
+        path.write_bytes(b"on \xc3")
+        echo = [*self.m, "-f", path, "--echo", "-n"]
+        self.assert_whole(*echo, "0")
+        for seed in range(200):  # until the text goes on with the other half
+            text = text_of(*echo, "1", "-s", seed)
+            if 0x80 <= text[4] <= 0xBF:
+                self.assert_whole(*echo, "1", "-s", seed)
+                return
+        self.fail("no text completes the character")
+
+    def test_ids(self):
+        self.assert_whole(*self.m, "--tokens", "196,198,97,198", "--echo", "-n", "3")
 
 
 class SameAsBatch(Case):

@@ -10,6 +10,7 @@
 
 #include "run/model.h"
 #include "run/stream.h"
+#include "text/utf8.h"
 #include "tokenizer_fixture.h"
 
 /* Tokens that cut texts of Q, X and Z in many ways: the single letters, and added ones from id 1000 on, of
@@ -206,7 +207,7 @@ static void test_no_tokenizer(void **state) {
     assert_int_equal(s.n_token, 1);
     feed(&s, 3);
     assert_int_equal(s.finish, SL_FINISH_STOP);
-    assert_int_equal(sl_stream_ready_utf8(&s), 0);
+    assert_int_equal(s.n_ready, 0);
     sl_stream_release(&s);
 }
 
@@ -220,12 +221,26 @@ static void test_utf8(void **state) {
         { "\xE2x", 2 },     { "\xC3\xA9\xA9", 3 }, { "\xE0\x80", 2 },  { "\xED\xA0", 2 }, { "\xF4\x90", 2 },
         { "\xC0", 1 },      { "\xF0", 0 },      { "\xF0\x9F\x9F\x9F\x9F", 5 },
     };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_int_equal(sl_utf8_whole((const uint8_t *)cases[i].text, strlen(cases[i].text)), cases[i].n);
+}
+
+/* Bytes of the first part of each text; not valid: one U+FFFD stands for them. */
+static void test_utf8_parts(void **state) {
+    (void)state;
+    static const struct { const char *text; size_t n; bool valid; } cases[] = {
+        { "a\xC3", 1, true },          { "\xC3\xA9z", 2, true },    { "\xF0\x9F\xA6\x99", 4, true },
+        { "\xC3z", 1, false },         { "\xC3\xC3\xA9", 1, false }, { "\xC3", 1, false },
+        { "\xE2\x96z", 2, false },     { "\xE2z", 1, false },       { "\xE0\x80\x80", 1, false },
+        { "\xED\xA0\x80", 1, false },  { "\xF0\x9F\xA6z", 3, false }, { "\xF0\x9Fz", 2, false },
+        { "\xF4\x90\x80\x80", 1, false }, { "\xC0\x80", 1, false }, { "\xFFz", 1, false },
+        { "\x80\x80", 1, false },      { "\xF0\x9Fz\x99", 2, false },
+    };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        sl_stream s = { .model = &model, .max_token = SIZE_MAX };
-        feed_text(&s, cases[i].text);
-        assert_int_equal(s.n_ready, strlen(cases[i].text));
-        assert_int_equal(sl_stream_ready_utf8(&s), cases[i].n);
-        sl_stream_release(&s);
+        bool valid;
+        size_t n = sl_utf8_part((const uint8_t *)cases[i].text, strlen(cases[i].text), &valid);
+        assert_int_equal(n, cases[i].n);
+        assert_int_equal(valid, cases[i].valid);
     }
 }
 
@@ -234,6 +249,7 @@ int main(void) {
         cmocka_unit_test(test_any_cut),      cmocka_unit_test(test_stop_text),
         cmocka_unit_test(test_stop_in_stop), cmocka_unit_test(test_end_tokens),
         cmocka_unit_test(test_no_tokenizer), cmocka_unit_test(test_utf8),
+        cmocka_unit_test(test_utf8_parts),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }
