@@ -204,6 +204,14 @@ static void greet(const chat *c) {
     sl_note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.");
 }
 
+/* Ends the line that the prompt stands on, where the editor shows it: no part of the answers, so that stdout has it only
+ * if it is the terminal. */
+static bool leave_line(void) {
+    if (sl_stdout_is_terminal()) return sl_out("\n", 1);
+    sl_note("%s", "");
+    return true;
+}
+
 /* The exit code. A signal at the prompt clears the line on a terminal and ends the program on a pipe. */
 static int talk(chat *c) {
     bool interactive = sl_lines_interactive(c->lines);
@@ -216,7 +224,7 @@ static int talk(chat *c) {
             take_line(c, line, n);
             continue;
         }
-        if (interactive && !sl_out("\n", 1)) c->write_failed = true;
+        if (interactive && !leave_line()) c->write_failed = true;
         if (result == SL_LINE_FAILED) c->failed = true;
         if (result != SL_LINE_INTERRUPTED || !interactive || sl_terminated()) break;
         sl_interrupt_clear();

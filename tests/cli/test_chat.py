@@ -266,13 +266,13 @@ class Terminal(Case):
         self.start("-n", "-1", "--ignore-eos")
         self.expect(b"> ")
 
-    def start(self, *args):
+    def start(self, *args, out=None):
         self.home = scratch() / f"{self.id()}.home"
         self.home.mkdir(exist_ok=True)
         self.master, slave = pty.openpty()
         env = {**os.environ, "HOME": str(self.home), "TERM": "xterm", "LC_ALL": "C.UTF-8"}
         command = [SLUICE, "chat", "-m", model(), *args]
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=env,
+        self.process = subprocess.Popen(command, stdin=slave, stdout=out or slave, stderr=slave, env=env,
                                         start_new_session=True,
                                         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
         os.close(slave)
@@ -353,6 +353,20 @@ class Terminal(Case):
         self.send(b"the\r")
         self.expect(b"\r\n> ")
         self.assertIn("\ufffd", self.data.decode())
+
+    def test_answers_into_a_file(self):
+        """Ctrl-C and Ctrl-D at the prompt leave nothing in the file."""
+        self.close()
+        path = scratch() / "answers.txt"
+        with open(path, "wb") as out:
+            self.start("-n", "6", out=out)
+        self.expect(b"> ")
+        self.send(b"the first\r")
+        self.expect(b"\n> ")
+        self.send(b"half a line\x03")
+        self.expect(b"\n> ")
+        self.leave(0)
+        self.assertEqual(path.read_bytes(), answers(Q1, n=6))
 
     def test_typed_ahead(self):
         """Ctrl-D during an answer leaves after it."""
