@@ -2,6 +2,7 @@
  * Grouped-query attention over a KV store, rotary positions with the usual scalings, SwiGLU
  * (Touvron et al. 2023; GQA: Ainslie et al. 2023; rotary: Su et al. 2021). */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,31 +48,67 @@ static sl_status read_shape(const sl_meta *meta, llama_hyper *h, sl_error *err) 
     return SL_OK;
 }
 
-/* The value of a rotary setting: under rope_parameters (newer files), rope_scaling, or at the top. */
-static sl_status rope_float(const sl_meta *meta, const char *name, double min, double max, double *out, sl_error *err) {
+/* The value of a rotary setting: under rope_parameters (newer files), rope_scaling, or at the top. If it is nowhere, the
+ * object `place` lacks it; place NULL: then *out keeps its default. */
+static sl_status rope_float(const sl_meta *meta, const char *place, const char *name, double min, double max, double *out,
+                            sl_error *err) {
     static const char *const places[] = { "rope_parameters.", "rope_scaling.", "" };
     char key[96];
     for (size_t i = 0; i < 3; i++) {
-        strcpy(key, places[i]);
-        strcat(key, name);
+        snprintf(key, sizeof key, "%s%s", places[i], name);
         if (sl_meta_find(meta, key)) return sl_meta_float(meta, key, true, min, max, out, err);
+    }
+    if (!place) return SL_OK;
+    snprintf(key, sizeof key, "%s.%s", place, name);
+    return sl_meta_float(meta, key, true, min, max, out, err);
+}
+
+static sl_status check_rope_object(const sl_meta *meta, const char *place, sl_error *err) {
+    const sl_meta_entry *object = sl_meta_find(meta, place);
+    if (!object || (object->type == SL_META_JSON && !object->is_list && object->v.s[0][0] == '{')) return SL_OK;
+    return sl_fail(err, SL_E_FORMAT, "%s is not an object, expected one with rope_type, or null", place);
+}
+
+/* The kind that the object names. *kind NULL: none, and nothing in it that needs one; a model that was trained with a
+ * scaling must not run without it because its name is missing. */
+static sl_status rope_kind_in(const sl_meta *meta, const char *place, const char **kind, sl_error *err) {
+    static const char *const names[] = { "rope_type", "type" };
+    char key[96];
+    *kind = NULL;
+    SL_TRY(check_rope_object(meta, place, err));
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(key, sizeof key, "%s.%s", place, names[i]);
+        if (sl_meta_find(meta, key)) return sl_meta_text(meta, key, true, kind, err);
+    }
+    const size_t n = strlen(place);
+    for (size_t i = 0; i < meta->n; i++) {
+        const char *other = meta->entries[i].key;
+        if (!strncmp(other, place, n) && other[n] == '.' && strcmp(other + n, ".rope_theta"))
+            return sl_fail(err, SL_E_FORMAT, "%s.rope_type is missing, expected default, linear, llama3 or yarn", place);
     }
     return SL_OK;
 }
 
-static sl_status rope_kind(const sl_meta *meta, const char **kind, sl_error *err) {
-    static const char *const keys[] = { "rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type" };
-    *kind = "default";
-    for (size_t i = 0; i < 3; i++)
-        if (sl_meta_find(meta, keys[i])) return sl_meta_text(meta, keys[i], true, kind, err);
+/* *kind keeps its default if none is named; *place: the object that names it. */
+static sl_status rope_kind(const sl_meta *meta, const char **kind, const char **place, sl_error *err) {
+    const char *newer = NULL, *older = NULL;
+    sl_name_buf a, b;
+    SL_TRY(rope_kind_in(meta, "rope_parameters", &newer, err));
+    SL_TRY(rope_kind_in(meta, "rope_scaling", &older, err));
+    if (newer && older && strcmp(newer, older))
+        return sl_fail(err, SL_E_FORMAT, "rope_scaling is of type \"%s\", expected that of rope_parameters (\"%s\")",
+                       sl_name(older, &a), sl_name(newer, &b));
+    *place = newer ? "rope_parameters" : "rope_scaling";
+    if (newer || older) *kind = newer ? newer : older;
     return SL_OK;
 }
 
 /* Llama 3.1's scaling: long wavelengths are stretched by factor, short ones kept, the rest blended. */
-static sl_status scale_llama3(const sl_meta *meta, llama_hyper *h, double factor, double old_context, sl_error *err) {
-    double low = 1, high = 4;
-    SL_TRY(rope_float(meta, "low_freq_factor", 1e-6, 1e6, &low, err));
-    SL_TRY(rope_float(meta, "high_freq_factor", 1e-6, 1e6, &high, err));
+static sl_status scale_llama3(const sl_meta *meta, const char *place, llama_hyper *h, double factor, sl_error *err) {
+    double low = 0, high = 0, old_context = 0;
+    SL_TRY(rope_float(meta, place, "low_freq_factor", 1e-6, 1e6, &low, err));
+    SL_TRY(rope_float(meta, place, "high_freq_factor", 1e-6, 1e6, &high, err));
+    SL_TRY(rope_float(meta, place, "original_max_position_embeddings", 1, 1e9, &old_context, err));
     if (!(high > low)) return sl_fail(err, SL_E_FORMAT, "high_freq_factor is %g, expected more than low_freq_factor", high);
     for (size_t j = 0; j < h->n_rot / 2; j++) {
         double freq = h->inv_freq[j], turns = old_context * freq / 6.283185307179586;
@@ -83,12 +120,13 @@ static sl_status scale_llama3(const sl_meta *meta, llama_hyper *h, double factor
 }
 
 /* YaRN (Peng et al. 2023): blends by the number of turns a component makes over the old context. */
-static sl_status scale_yarn(const sl_meta *meta, llama_hyper *h, double base, double factor, double old_context,
+static sl_status scale_yarn(const sl_meta *meta, const char *place, llama_hyper *h, double base, double factor,
                             sl_error *err) {
-    double fast = 32, slow = 1, gain = 0.1 * log(factor > 1 ? factor : 1) + 1;
-    SL_TRY(rope_float(meta, "beta_fast", 1e-6, 1e6, &fast, err));
-    SL_TRY(rope_float(meta, "beta_slow", 1e-6, 1e6, &slow, err));
-    SL_TRY(rope_float(meta, "attention_factor", 1e-6, 1e6, &gain, err));
+    double fast = 32, slow = 1, gain = 0.1 * log(factor > 1 ? factor : 1) + 1, old_context = (double)h->max_context;
+    SL_TRY(rope_float(meta, h->max_context ? NULL : place, "original_max_position_embeddings", 1, 1e9, &old_context, err));
+    SL_TRY(rope_float(meta, NULL, "beta_fast", 1e-6, 1e6, &fast, err));
+    SL_TRY(rope_float(meta, NULL, "beta_slow", 1e-6, 1e6, &slow, err));
+    SL_TRY(rope_float(meta, NULL, "attention_factor", 1e-6, 1e6, &gain, err));
     double n = (double)h->n_rot, unit = 2 * log(base);
     double low = floor(n * log(old_context / (fast * 6.283185307179586)) / unit);
     double high = ceil(n * log(old_context / (slow * 6.283185307179586)) / unit);
@@ -105,22 +143,21 @@ static sl_status scale_yarn(const sl_meta *meta, llama_hyper *h, double base, do
 }
 
 static sl_status read_rope(const sl_meta *meta, llama_hyper *h, sl_error *err) {
-    double base = 10000, factor = 1, old_context = h->max_context ? (double)h->max_context : 8192;
-    const char *kind;
+    double base = 10000, factor = 1;
+    const char *kind = "default", *place = NULL;
     sl_name_buf buf;
-    SL_TRY(rope_float(meta, "rope_theta", 1e-3, 1e12, &base, err));
-    SL_TRY(rope_float(meta, "factor", 1e-3, 1e6, &factor, err));
-    SL_TRY(rope_float(meta, "original_max_position_embeddings", 1, 1e9, &old_context, err));
-    SL_TRY(rope_kind(meta, &kind, err));
+    SL_TRY(rope_float(meta, NULL, "rope_theta", 1e-3, 1e12, &base, err));
+    SL_TRY(rope_kind(meta, &kind, &place, err));
     for (size_t j = 0; j < h->n_rot / 2; j++)
         h->inv_freq[j] = (float)(1 / pow(base, 2 * (double)j / (double)h->n_rot));
     h->rope_gain = 1;
     if (!strcmp(kind, "default")) return SL_OK;
-    if (!strcmp(kind, "llama3")) return scale_llama3(meta, h, factor, old_context, err);
-    if (!strcmp(kind, "yarn")) return scale_yarn(meta, h, base, factor, old_context, err);
-    if (strcmp(kind, "linear"))
-        return sl_fail(err, SL_E_UNSUPPORTED, "rope_scaling type is \"%s\", expected default, linear, llama3 or yarn",
+    if (strcmp(kind, "linear") && strcmp(kind, "llama3") && strcmp(kind, "yarn"))
+        return sl_fail(err, SL_E_UNSUPPORTED, "%s.rope_type is \"%s\", expected default, linear, llama3 or yarn", place,
                        sl_name(kind, &buf));
+    SL_TRY(rope_float(meta, place, "factor", 1e-3, 1e6, &factor, err));
+    if (!strcmp(kind, "llama3")) return scale_llama3(meta, place, h, factor, err);
+    if (!strcmp(kind, "yarn")) return scale_yarn(meta, place, h, base, factor, err);
     for (size_t j = 0; j < h->n_rot / 2; j++) h->inv_freq[j] = (float)(h->inv_freq[j] / factor);
     return SL_OK;
 }

@@ -168,6 +168,33 @@ class RoundTrip(Files):
         made.config(rope_scaling={"rope_type": "magic", "factor": 2.0})
         self.assert_error(sluice("convert", made.path, self.folder / "x.slu"), 1, "magic")
 
+    def test_broken_rope_scaling(self):
+        """Refused by name: a model must not run without the scaling that it was trained with."""
+        llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                  "original_max_position_embeddings": 64}
+        whole = {"linear": {"factor": 2.0}, "yarn": {"factor": 2.0}, "llama3": llama3}
+        made = make.Folder(checkpoint("llama"), self.folder / "llama")
+        cases = [(value, "is not an object") for value in ("linear", 2.0, True, [1, 2], [{"type": "linear"}, 1], [])]
+        cases += [({"factor": 2.0}, "rope_type"), ({"type": None, "factor": 2.0}, "rope_type"), ({"type": 1}, ".type")]
+        cases += [({"full_attention": llama3}, "rope_type"), ({"type": "dynamic", "factor": 2.0}, "dynamic")]
+        cases += [({**values, "rope_type": kind, key: bad}, key) for kind, values in whole.items() for key in values
+                  for bad in (None, "2", [2.0]) if key != "rope_type"]
+        for place in ("rope_scaling", "rope_parameters"):
+            for value, text in cases:
+                with self.subTest(place=place, value=value):
+                    made.config(**{"rope_scaling": None, "rope_parameters": None, place: value})
+                    self.assert_error(sluice("convert", made.path, self.folder / "x.slu"), 1, place, text)
+            for value in (None, {}, {"rope_theta": 1e4}, {"rope_type": "default", "rope_theta": 1e4}, llama3,
+                          {"type": "linear", "factor": 2.0, "rope_theta": 1e4}, {"rope_type": "yarn", "factor": 2.0}):
+                with self.subTest(place=place, value=value):
+                    made.config(**{"rope_scaling": None, "rope_parameters": None, place: value})
+                    sluice("convert", made.path, self.folder / "out.slu", check=0)
+        made.config(max_position_embeddings=None, rope_scaling={"rope_type": "yarn", "factor": 2.0})
+        made.config(rope_parameters=None)
+        self.assert_error(sluice("convert", made.path, self.folder / "x.slu"), 1, "original_max_position_embeddings")
+        made.config(rope_parameters={"rope_type": "default"})
+        self.assert_error(sluice("convert", made.path, self.folder / "x.slu"), 1, "rope_scaling", "default")
+
     def test_info_text(self):
         text = sluice("info", "-m", model("bridge"), check=0).stdout.decode()
         for word in ("architecture", "bridge", "parameters", "state", "no limit", "tokenizer", "ChatML", "processor"):
