@@ -133,7 +133,8 @@ static bool print_text_side(const sl_model *model) {
     static const char *const kinds[] = { "plain", "ChatML", "Llama 2", "Llama 3", "Mistral" };
     const char *note = model->chat_template ? "" : " (no template)";
     bool good = model->tokenizer
-                    ? line("tokenizer", "byte-level BPE, %zu ids", sl_tokenizer_n_vocab(model->tokenizer))
+                    ? line("tokenizer", "%s, %zu ids", sl_tokenizer_kind(model->tokenizer),
+                           sl_tokenizer_n_vocab(model->tokenizer))
                     : line("tokenizer", "none: takes --tokens only");
     good = good && line("chat format", "%s%s", kinds[model->chat], note);
     char ids[256] = "none";

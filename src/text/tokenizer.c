@@ -46,6 +46,10 @@ size_t sl_tokenizer_n_vocab(const sl_tokenizer *tokenizer) { return tokenizer->v
 
 bool sl_tokenizer_adds_space(const sl_tokenizer *tokenizer) { return tokenizer->adds_space; }
 
+const char *sl_tokenizer_kind(const sl_tokenizer *tokenizer) {
+    return tokenizer->byte_level ? "byte-level BPE" : tokenizer->bpe.byte_fallback ? "BPE with byte fallback" : "BPE";
+}
+
 /* ---- encoding ----------------------------------------------------------------------------------- */
 
 typedef struct encoder {

@@ -1,4 +1,4 @@
-/* Tokenizer: byte-level BPE as in a tokenizer.json (Hugging Face), from its text.
+/* Tokenizer: BPE as in a tokenizer.json (Hugging Face), from its text.
  *
  * Pipeline: added tokens, normalizer (none, Unicode normal forms, Prepend, Replace), pre-tokenizer
  * (ByteLevel, Split through PCRE2, Digits, Punctuation, Metaspace), BPE with a heap, ids; the Llama kind with
@@ -33,5 +33,7 @@ size_t sl_tokenizer_n_vocab(const sl_tokenizer *tokenizer);
 /* True for the Llama kind, which puts a space before the text and after each added token: to get a whole
  * text back from its ids, drop the first space there. */
 bool sl_tokenizer_adds_space(const sl_tokenizer *tokenizer);
+/* What it is, in words: "byte-level BPE", "BPE with byte fallback", or "BPE" where some bytes have no piece. */
+const char *sl_tokenizer_kind(const sl_tokenizer *tokenizer);
 
 #endif

@@ -89,6 +89,8 @@ class Tokenize(Case):
                      bytes(range(256))):
             ids = sluice("tokenize", "-m", path, stdin=data, check=0).stdout
             self.assertEqual(sluice("tokenize", "-m", path, "--decode", stdin=ids, check=0).stdout, data)
+        self.assertIn(b"BPE with byte fallback,", sluice("info", "-m", path, check=0).stdout)
+        self.assertIn(b"byte-level BPE,", sluice("info", "-m", model(), check=0).stdout)
 
     def test_not_quadratic(self):
         for data in (b"a", b" ", b"\n", b"9", b"\xff", b"the", b"!"):

@@ -176,6 +176,7 @@ static void test_bytes_of_other_kinds(void **state) {
     assert_int_equal(tokens.v[tokens.n - 1], 3 + 0xFF);
     assert_int_equal(*sl_tokenizer_bytes(t, 3 + 0xFF, &n), 0xFF);
     assert_true(sl_tokenizer_adds_space(t));
+    assert_string_equal(sl_tokenizer_kind(t), "BPE with byte fallback");
     sl_tokenizer_destroy(t);
 
     json_t *root = fixture_load("gpt2"), *json = json_object_get(root, "tokenizer");
@@ -184,6 +185,7 @@ static void test_bytes_of_other_kinds(void **state) {
     if (fixture_create(json, &t, &err) != SL_OK) fail_msg("%s", err.text);
     fixture_encode(t, "\xC0", 1, true, &tokens);
     assert_decodes(t, &tokens, "\xEF\xBF\xBD", 3);
+    assert_string_equal(sl_tokenizer_kind(t), "byte-level BPE");
     sl_tokenizer_destroy(t);
     json_decref(root);
     free(tokens.v);
