@@ -174,9 +174,10 @@ SL_API sl_status sl_session_eval(sl_session *session, const sl_run *runs, size_t
 
 typedef struct sl_sampler sl_sampler;
 /* The same, and tokens[i] becomes the token that samplers[i] draws after run i, as sl_sampler_sample of its last logits
- * would; samplers[i] NULL: none is drawn. A device that can draw by itself copies the token only, unless the run asks
- * for logits too: then sl_slot_logits is NULL. On error tokens[i] is -1 and samplers[i] as it was before, except for a
- * run that a device had finished when a later pass of a long call failed: then it is the token drawn. */
+ * would; samplers[i] NULL: none is drawn, and tokens[i] is left alone, whatever happens. A device that can draw by itself
+ * copies the token only, unless the run asks for logits too: then sl_slot_logits is NULL. On error tokens[i] of a run with
+ * a sampler is -1 and samplers[i] as it was before, except for a run that a device had finished when a later pass of a
+ * long call failed: then it is the token drawn. */
 SL_API sl_status sl_session_eval_draw(sl_session *session, const sl_run *runs, size_t n_run,
                                       sl_sampler *const *samplers, int32_t *tokens, sl_error *err);
 /* The id of the device that the session runs on ("cuda:0"), owned by the session. */

@@ -223,6 +223,14 @@ static void test_bad_arguments(void **state) {
     for (size_t i = 0; i < sizeof runs / sizeof runs[0]; i++)
         assert_int_equal(sl_session_eval(s, &runs[i], 1, &err), SL_E_ARG);
     assert_int_equal(sl_session_eval(s, twice, 2, &err), SL_E_ARG);
+    sl_sampler *samplers[2] = { NULL };
+    int32_t drawn[2] = { -7, -7 };
+    const sl_sampler_params sampling = sl_sampler_params_default();
+    must(sl_sampler_create(&sampling, N_VOCAB, &samplers[0], &err), &err);
+    assert_int_equal(sl_session_eval_draw(s, twice, 2, samplers, drawn, &err), SL_E_ARG);
+    assert_int_equal(drawn[0], -1);
+    assert_int_equal(drawn[1], -7);
+    sl_sampler_destroy(samplers[0]);
     assert_int_equal(sl_slot_position(s, 0), 0);
     sl_session_params p = sl_session_params_default();
     sl_session *none;
