@@ -48,8 +48,8 @@ static sl_status read_shape(const sl_meta *meta, llama_hyper *h, sl_error *err) 
     return SL_OK;
 }
 
-/* The value of a rotary setting: under rope_parameters (newer files), rope_scaling, or at the top. If it is nowhere, the
- * object `place` lacks it; place NULL: then *out keeps its default. */
+/* The value of a rotary setting: under rope_parameters (newer files), rope_scaling, or at the top. If it is nowhere,
+ * the object `place` lacks it; place NULL: then *out keeps its default. */
 static sl_status rope_float(const sl_meta *meta, const char *place, const char *name, double min, double max, double *out,
                             sl_error *err) {
     static const char *const places[] = { "rope_parameters.", "rope_scaling.", "" };

@@ -156,20 +156,38 @@ static const char *human(double value, char text[32]) {
     return text;
 }
 
-void sl_progress_update(sl_progress *progress, uint64_t done, uint64_t all) {
-    double now = sl_os_seconds();
-    if (now - progress->last < 0.1 || !sl_stderr_is_terminal()) return;
-    progress->last = now;
+bool sl_progress_due(const sl_progress *progress) {
+    return sl_os_seconds() - progress->last >= 0.1 && sl_stderr_is_terminal();
+}
+
+/* " 12 s left", as long as it was from the start to here for each share; empty: nothing is done yet. */
+static const char *time_left(const sl_progress *progress, double share, char text[32]) {
+    double done = share - progress->first, seconds = progress->last - progress->start;
+    text[0] = 0;
+    if (done > 0) snprintf(text, 32, "  %.0f s left", seconds * (1 - share) / done);
+    return text;
+}
+
+void sl_progress_draw(sl_progress *progress, double share, const char *speed) {
+    char bar[21], left[32];
+    progress->last = sl_os_seconds();
     progress->shown = true;
-    double speed = (double)done / (now - progress->start);
-    double share = all ? (double)done / (double)all : 0;
-    char bar[21], speed_text[32];
+    share = share > 1 ? 1 : share;
     for (size_t i = 0; i < 20; i++) bar[i] = (double)i < share * 20 ? '#' : '.';
     bar[20] = 0;
-    double left = speed > 0 && all > done ? (double)(all - done) / speed : 0;
-    fprintf(stderr, "\r%s [%s] %3.0f %%  %s%s/s  %.0f s left \033[K", progress->what, bar, 100 * share,
-            human(speed, speed_text), progress->unit, left);
+    if (share < 0) fprintf(stderr, "\r%s%s \033[K", progress->what, speed);
+    else /* rounded down: 100 % is all of it */
+        fprintf(stderr, "\r%s [%s] %3d %%%s%s \033[K", progress->what, bar, (int)(100 * share), speed,
+                time_left(progress, share, left));
     fflush(stderr);
+}
+
+void sl_progress_update(sl_progress *progress, uint64_t done, uint64_t all) {
+    if (!sl_progress_due(progress)) return;
+    char number[32], speed[64];
+    human((double)done / (sl_os_seconds() - progress->start), number);
+    snprintf(speed, sizeof speed, "  %s%s/s", number, progress->unit);
+    sl_progress_draw(progress, all ? (double)done / (double)all : 0, speed);
 }
 
 void sl_progress_end(sl_progress *progress) {

@@ -74,9 +74,18 @@ bool sl_stderr_is_terminal(void);
 bool sl_read_input(const char *path, char **data, size_t *n_bytes);
 
 /* A progress line on stderr, drawn only when stderr is a terminal, erased by sl_progress_end. */
-typedef struct sl_progress { const char *what, *unit; double start, last; bool shown; } sl_progress;
+typedef struct sl_progress {
+    const char *what, *unit;
+    double start, last;
+    double first; /* the share that was done before the start, 0 unless set after sl_progress_begin */
+    bool shown;
+} sl_progress;
 void sl_progress_begin(sl_progress *progress, const char *what, const char *unit);
 void sl_progress_update(sl_progress *progress, uint64_t done, uint64_t all);
+/* The two halves of an update, for what has no one number: whether the line is to be drawn again, and drawing it with
+ * the share that is done, 0 to 1 (below 0: not known; what alone is shown) and a text about the speed. */
+bool sl_progress_due(const sl_progress *progress);
+void sl_progress_draw(sl_progress *progress, double share, const char *speed);
 void sl_progress_end(sl_progress *progress);
 
 /* Ctrl-C: sl_interrupt_install makes SIGINT (and SIGTERM) set a flag; a second signal kills. System calls

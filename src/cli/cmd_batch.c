@@ -20,6 +20,7 @@ typedef struct slot {
     sl_job job;
     sl_stop *stops; /* [job.stream.n_stop] of a line with messages, else NULL */
     bool busy;
+    uint64_t n_bytes; /* of the line in the input */
 } slot;
 
 typedef struct batch {
@@ -44,7 +45,8 @@ typedef struct batch {
     sl_buf result;
     double synced; /* when the output was last forced to the disk */
     /* progress */
-    uint64_t n_line, n_bad, n_prompt_token, n_answer_token, in_bytes;
+    uint64_t n_line, n_bad, n_prompt_token, n_answer_token; /* of finished lines */
+    uint64_t in_bytes, done_bytes; /* of the input; of its finished lines, those of earlier runs too */
     double started;
     sl_progress progress;
     char progress_text[96];
@@ -157,6 +159,11 @@ static void free_slot(slot *s) {
     *s = (slot){ 0 };
 }
 
+static void finish_slot(batch *b, slot *s) {
+    b->done_bytes += s->n_bytes;
+    free_slot(s);
+}
+
 /* A parsed line becomes the job of its slot. */
 static sl_status make_job(const batch *b, slot *s, sl_error *err) {
     SL_TRY(tokenize(b, &s->line, &s->job, err));
@@ -179,6 +186,7 @@ static sl_status take_line(batch *b, size_t i, sl_error *err) {
     slot *s = &b->slots[i];
     sl_error why;
     SL_TRY(parse_line(b, &s->line, &why, err));
+    s->n_bytes = b->lines.next_offset - b->lines.offset;
     if (is_done(b, s->line.index)) {
         free_slot(s);
         return SL_OK;
@@ -187,7 +195,7 @@ static sl_status take_line(batch *b, size_t i, sl_error *err) {
     if (why.code == SL_E_MEMORY) return fail_line(err, &s->line, &why);
     if (why.code != SL_OK) {
         sl_status status = emit_error(b, &s->line, &why, err);
-        free_slot(s);
+        finish_slot(b, s);
         return status;
     }
     s->busy = true;
@@ -197,12 +205,28 @@ static sl_status take_line(batch *b, size_t i, sl_error *err) {
 
 /* ---- the run ------------------------------------------------------------------------------------- */
 
+/* How much of a running line is done, 0 to 1: tokens fed and drawn, of those there are if the answer takes all that
+ * it may. An answer without a limit counts when it is finished. */
+static double part_done(const batch *b, const sl_job *job) {
+    size_t most = job->stream.max_token, context = b->jobs.max_context;
+    if (context) most = sl_min(most, context + 1 - job->n_token);
+    if (most == SIZE_MAX) return 0;
+    return (double)(job->n_fed + job->stream.n_token) / ((double)job->n_token + (double)most);
+}
+
 static void show_progress(batch *b) {
-    double seconds = sl_os_seconds() - b->started;
+    if (!sl_progress_due(&b->progress)) return;
+    double done = (double)b->done_bytes, seconds = sl_os_seconds() - b->started;
+    uint64_t n_token = b->n_prompt_token + b->n_answer_token;
+    for (size_t i = 0; i < (size_t)b->n_slot; i++) {
+        const slot *s = &b->slots[i];
+        if (!s->busy) continue;
+        n_token += s->job.n_fed + s->job.stream.n_token;
+        done += (double)s->n_bytes * part_done(b, &s->job);
+    }
     snprintf(b->progress_text, sizeof b->progress_text, "%llu answers, %.0f tokens/s",
-             (unsigned long long)b->n_line,
-             (double)(b->n_prompt_token + b->n_answer_token) / (seconds > 0 ? seconds : 1));
-    sl_progress_update(&b->progress, b->lines.next_offset, b->in_bytes);
+             (unsigned long long)b->n_line, (double)n_token / (seconds > 0 ? seconds : 1));
+    sl_progress_draw(&b->progress, b->in_bytes ? done / (double)b->in_bytes : -1, "");
 }
 
 static sl_status fill_slots(batch *b, sl_error *err) {
@@ -225,7 +249,7 @@ static sl_status collect(batch *b, sl_error *err) {
         if (!s->busy || s->job.stream.finish == SL_FINISH_NONE) continue;
         SL_TRY(emit(b, &s->line, &s->job, NULL, err));
         b->jobs.slots[i] = NULL;
-        free_slot(s);
+        finish_slot(b, s);
     }
     return sync_output(b, false, err);
 }
@@ -246,7 +270,8 @@ static sl_status run_jobs(batch *b, sl_error *err) {
 
 /* ---- before the run ------------------------------------------------------------------------------ */
 
-/* Every result of the journal must be of the line it says. Counts the lines. */
+/* Every result of the journal must be of the line it says. Counts the lines, and the bytes of those with
+ * results. */
 static sl_status check_journal(batch *b, uint64_t *n_line, sl_error *err) {
     sl_name_buf buf;
     for (bool more;;) {
@@ -259,7 +284,9 @@ static sl_status check_journal(batch *b, uint64_t *n_line, sl_error *err) {
         sl_line_release(&line);
         SL_TRY(status);
         const sl_done *done = b->journal.done + b->n_passed;
-        if (is_done(b, b->lines.index) && (done->id.low != id.low || done->id.high != id.high))
+        if (!is_done(b, b->lines.index)) continue;
+        b->done_bytes += b->lines.next_offset - b->lines.offset;
+        if (done->id.low != id.low || done->id.high != id.high)
             return sl_fail(err, SL_E_FORMAT, "%s does not belong to this input: the ids of line %llu differ",
                            sl_name(b->out, &buf), (unsigned long long)b->lines.index + 1);
     }
@@ -312,6 +339,7 @@ static sl_status open_all(batch *b, sl_error *err) {
     SL_TRY(sl_alloc((void **)&b->slots, (size_t)b->n_slot, sizeof *b->slots, "slots", err));
     SL_TRY(sl_jobs_init(&b->jobs, b->model, b->session, (size_t)b->n_slot, (size_t)b->common.n_batch, err));
     sl_os_file_bytes(b->in, &b->in_bytes);
+    if (b->in_bytes) b->progress.first = (double)b->done_bytes / (double)b->in_bytes;
     return open_output(b, err);
 }
 
@@ -363,7 +391,7 @@ static int run_batch(batch *b) {
         return sl_report(SL_EXIT_FAILED, "the model has no tokenizer, which batch needs for its prompts");
     sl_interrupt_install();
     b->started = b->synced = sl_os_seconds();
-    sl_progress_begin(&b->progress, b->progress_text, "B");
+    sl_progress_begin(&b->progress, b->progress_text, NULL);
     status = open_all(b, &err);
     if (status == SL_OK) status = run_jobs(b, &err);
     sl_progress_end(&b->progress);

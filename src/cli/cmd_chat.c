@@ -204,8 +204,8 @@ static void greet(const chat *c) {
     sl_note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.");
 }
 
-/* Ends the line that the prompt stands on, where the editor shows it: no part of the answers, so that stdout has it only
- * if it is the terminal. */
+/* Ends the line that the prompt stands on, where the editor shows it. It is no part of the answers: stdout gets it
+ * only as the terminal. */
 static bool leave_line(void) {
     if (sl_stdout_is_terminal()) return sl_out("\n", 1);
     sl_note("%s", "");

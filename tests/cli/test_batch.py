@@ -1,7 +1,9 @@
 """sluice batch: what a line may say, results that depend on nothing else, and runs that are cut short."""
 import json
 import os
+import pty
 import random
+import re
 import signal
 import subprocess
 import tempfile
@@ -25,6 +27,14 @@ def results(path):
     rows = [json.loads(line) for line in data.split(b"\n")[:-1]]
     assert len({row["index"] for row in rows}) == len(rows), "a line has two results"
     return {row["index"]: row for row in rows}
+
+
+def read_some(master):
+    """What a terminal shows next; empty: its other side is closed."""
+    try:
+        return os.read(master, 65536)
+    except OSError:
+        return b""
 
 
 class BatchCase(helper.Case):
@@ -246,6 +256,52 @@ class Files(BatchCase):
                      stdin=b"\n".join(map(as_bytes, self.lines)), check=1)
         self.assertEqual(len(results(self.out)), 7)
         self.assert_error_line(run.stderr, "1 of 7")
+
+
+class Progress(BatchCase):
+    """The line on a terminal while answers are under way."""
+    LINE = re.compile(rb"(\d+) answers, (\d+) tokens/s \[([#.]{20})\] +(\d+) %(?:  (\d+) s left)? \x1b\[K")
+
+    def drawn(self, *flags):
+        """(seconds since the start, share, answers, tokens/s, seconds left) of each line drawn; the whole run's seconds."""
+        master, slave = pty.openpty()
+        process = subprocess.Popen([SLUICE, *map(str, self.command(*flags))], stdin=subprocess.DEVNULL, stderr=slave)
+        os.close(slave)
+        start, rows = time.monotonic(), []
+        while data := read_some(master):
+            for piece in data.split(b"\r"):
+                if match := self.LINE.fullmatch(piece):
+                    answers, speed, _, share, left = match.groups()
+                    rows.append((time.monotonic() - start, int(share), int(answers), int(speed), left and int(left)))
+        os.close(master)
+        self.assertEqual(process.wait(), 0)
+        return rows, time.monotonic() - start
+
+    def test_answers_under_way(self):
+        source = self.write([{"prompt": "a", "max_tokens": 20000, "seed": i} for i in range(4)])
+        rows, whole = self.drawn(source, "--ignore-eos", "-t", "1")
+        under_way = [row for row in rows if row[2] == 0]
+        self.assertGreater(len(under_way), 3)
+        for seconds, share, _, speed, left in under_way:
+            self.assertLess(share, 100)
+            self.assertGreater(speed, 0)
+        shares = [row[1] for row in under_way]
+        self.assertEqual(shares, sorted(shares))
+        self.assertGreater(len(set(shares)), 2)
+        seconds, share, _, speed, left = under_way[len(under_way) // 2]
+        self.assertTrue(0.5 < speed * seconds / (80000 * share / 100) < 2, (seconds, share, speed))
+        self.assertTrue(whole / 4 < seconds + left < 4 * whole + 1, (seconds, left, whole))  # others may use the machine
+
+    def test_resumed(self):
+        """What earlier runs did is done, and says nothing about the time that is left."""
+        lines = [{"prompt": "a", "max_tokens": 1 if i < 6 else 40000, "seed": i} for i in range(8)]
+        source = self.write(lines[:6])
+        sluice(*self.command(source, "--ignore-eos"), check=0)
+        rows, whole = self.drawn(self.write(lines), "--ignore-eos", "-t", "1", "--resume")
+        self.assertGreater(len(rows), 3)
+        seconds, share, _, _, left = rows[len(rows) // 2]
+        self.assertGreater(share, 70)
+        self.assertTrue(whole / 4 < seconds + left < 4 * whole + 1, (seconds, left, whole))
 
 
 class Resume(BatchCase):
