@@ -164,7 +164,7 @@ class Blas(Case):
         path, line = scratch() / "text.bin", b"cuda:0: %s: %s\n" % (self.ABSENT, INSTEAD)
         path.write_bytes(bytes(range(3, 60)))
         for command in (["logits", "--tokens", ids(IDS), "-o", scratch() / "out.npy"], ["perplexity", "-f", path],
-                        ["chat", "-n", "1"], ["batch", "-i", os.devnull, "-o", scratch() / "out.jsonl"],
+                        ["chat", "-n", "1"], ["batch", "-i", os.devnull, "-o", scratch() / "none.jsonl"],
                         ["bench", "--against", model("llama"), "-p", "18", "-n", "1,2", "-r", "1"]):
             run = on_device(command[0], "-m", model(), *command[1:], *CUDA, blas=["none"])
             self.assertEqual(run.stderr.count(line), 1, (command, run.stderr))
