@@ -199,7 +199,7 @@ class Errors(Case):
     def test_info(self):
         run = sluice("info", "-m", model(), check=0)
         self.assertIn(NAME, run.stdout)
-        self.assertIn(b", products by the test device\n", run.stdout)
+        self.assertIn(b", products by libcublas.so.13\n", run.stdout)
         run = on_device("info", "-m", model(), SLUICE_DEVICE_ABSENT="1")
         self.assertNotIn(NAME, run.stdout)
         self.assertIn(b"no CUDA device", run.stdout)
