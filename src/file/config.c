@@ -12,6 +12,7 @@ typedef struct walk {
     sl_meta *meta;
     frame stack[SL_JSON_DEPTH + 1];
     size_t depth;
+    size_t json_bytes; /* kept whole so far */
     char key[SL_META_MAX_KEY + 1]; /* of the value at hand, dots between levels */
 } walk;
 
@@ -47,7 +48,12 @@ static int list_type(const json_t *list) {
 static sl_status add_json(walk *w, const json_t *value, sl_error *err) {
     char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
     if (!text) return sl_fail(err, SL_E_MEMORY, "out of memory");
-    sl_status status = sl_meta_add(w->meta, w->key, SL_META_JSON, false, &(const char *){ text }, 1, err);
+    w->json_bytes += strlen(text);
+    sl_status status = w->json_bytes > SL_META_MAX_BYTES /* members of members are kept whole again and again */
+                           ? sl_fail(err, SL_E_FORMAT, "objects within objects take more than %d bytes of metadata",
+                                     SL_META_MAX_BYTES)
+                           : SL_OK;
+    if (status == SL_OK) status = sl_meta_add(w->meta, w->key, SL_META_JSON, false, &(const char *){ text }, 1, err);
     free(text);
     return status;
 }
@@ -127,20 +133,29 @@ static const char *last_key(const char *json, size_t at, sl_name_buf *buf) {
     return buf->text;
 }
 
-static sl_status broken(const char *json, size_t n_bytes, const json_error_t *where, sl_error *err) {
-    sl_name_buf buf, key;
-    last_key(json, sl_min((size_t)where->position, n_bytes), &key);
-    return sl_fail(err, SL_E_FORMAT, "line %d, column %d%s%s: %s", where->line, where->column,
-                   key.text[0] ? ", at or after the key " : "", key.text, sl_name(where->text, &buf));
+/* Bounds what the tree of jansson costs, and says what is broken. */
+static sl_status check_text(const char *json, size_t n_bytes, sl_error *err) {
+    sl_json_doc doc;
+    sl_error why;
+    sl_name_buf key = { "" };
+    sl_status status = sl_json_read(&doc, json, n_bytes, SL_CONFIG_MAX_VALUES, &why);
+    if (status == SL_E_FORMAT) last_key(json, sl_min(doc.at, n_bytes), &key);
+    sl_json_release(&doc);
+    if (status == SL_OK) return SL_OK;
+    return sl_fail(err, status, "%s%s%s%s", key.text[0] ? "at or after the key " : "", key.text,
+                   key.text[0] ? ": " : "", why.text);
 }
 
 sl_status sl_config_parse(const char *json, size_t n_bytes, sl_meta *meta, sl_error *err) {
     json_error_t where;
+    sl_name_buf buf;
     *meta = (sl_meta){ 0 };
-    if (!sl_json_shallow(json, n_bytes))
-        return sl_fail(err, SL_E_FORMAT, "brackets nest deeper than %d levels", SL_JSON_DEPTH);
+    SL_TRY(check_text(json, n_bytes, err));
     json_t *root = json_loadb(json, n_bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &where);
-    if (!root) return broken(json, n_bytes, &where, err);
+    if (!root) /* out of memory leaves no reason */
+        return where.text[0] ? sl_fail(err, SL_E_FORMAT, "line %d, column %d: %s", where.line, where.column,
+                                       sl_name(where.text, &buf))
+                             : sl_fail(err, SL_E_MEMORY, "out of memory: %zu bytes of JSON", n_bytes);
     sl_status status = SL_OK;
     if (!json_is_object(root)) {
         status = sl_fail(err, SL_E_FORMAT, "the top is not an object, expected {\"model_type\": ...}");

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "file/slu.h"
 #include "os/os.h"
+#include "text/json.h"
 
 /* ---- .slu layout (docs/format.md) --------------------------------------------------------------- */
 
@@ -14,10 +15,17 @@ enum {
     SL_SLU_CHECKSUM_AT = 40,    /* where the header's checksum stands */
     SL_SLU_META_ENTRY = 16,     /* key bytes 4, type 1, is list 1, zero 2, values 8; then key and values */
     SL_SLU_DIR_ENTRY = SL_MAX_NAME + 64, /* name, type 4, n_dim 4, shape 4 x 8, offset 8, bytes 8, checksum 8 */
-    SL_META_MAX_KEY = 255       /* bytes of a key */
+    SL_META_MAX_KEY = 255,      /* bytes of a key */
+    SL_META_MAX_BYTES = 4 << 20,   /* of the entries besides the tokenizer, together */
+    SL_META_MAX_VALUES = 1 << 18   /* values and keys within JSON, of all entries together */
 };
 #define SL_SLU_MAGIC "SLUICE\r\n"
 
+/* Bytes of an entry in the file. */
+uint64_t sl_slu_entry_bytes(const sl_meta_entry *entry);
+/* What reader and writer demand of metadata: entries besides the tokenizer within SL_META_MAX_BYTES, JSON that is
+ * an object or a list and within SL_META_MAX_VALUES. So all that is written can be read, in bounded time. */
+sl_status sl_slu_check_meta(const sl_meta *meta, sl_error *err);
 /* As sl_slu_open, over bytes in memory that stay the caller's. */
 sl_status sl_slu_parse(sl_slu *slu, const void *data, uint64_t size, sl_error *err);
 /* XXH3-64 of the first n_bytes of a file with its checksum field as zero; false: out of memory. */
@@ -46,10 +54,8 @@ sl_status sl_file_text(const char *folder, const char *name, uint64_t max_bytes,
 
 /* ---- config.json -------------------------------------------------------------------------------- */
 
-enum { SL_JSON_DEPTH = 64, SL_CONFIG_MAX_BYTES = 1 << 23 };
+enum { SL_CONFIG_MAX_BYTES = 1 << 23, SL_CONFIG_MAX_VALUES = 1 << 17 };
 
-/* False if brackets outside of strings nest deeper than SL_JSON_DEPTH. */
-bool sl_json_shallow(const char *json, size_t n_bytes);
 /* The text of a config.json to metadata. Objects are flattened with dots, null is dropped, a list of numbers
  * with a fraction among them is a list of floats, and objects and lists of unlike or composed values are kept
  * whole as SL_META_JSON. Keys of the .slu's own ("tokenizer",

@@ -1,12 +1,15 @@
 #include "file/folder_text.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "text/tokenizer.h"
 
-enum { TOKENIZER_MAX_BYTES = 48 << 20, TEMPLATE_MAX_BYTES = 1 << 20, TOKENIZER_CONFIG_MAX_BYTES = 1 << 24 };
+enum {
+    TEMPLATE_MAX_BYTES = 1 << 20,
+    TOKENIZER_CONFIG_MAX_BYTES = 1 << 24,
+    TOKENIZER_CONFIG_MAX_VALUES = 1 << 19 /* one with 6,400 added tokens has 96,000 */
+};
 
 /* ---- config ------------------------------------------------------------------------------------- */
 
@@ -88,13 +91,14 @@ static sl_status refuse_others(const char *folder, sl_error *err) {
 }
 
 /* The template in tokenizer_config.json: one text, or a list of named ones. Borrowed from root; NULL: none. */
-static const char *find_template(const json_t *root) {
-    const json_t *value = json_object_get(root, "chat_template");
-    const char *first = json_string_value(value);
-    for (size_t i = 0; i < json_array_size(value); i++) {
-        const json_t *one = json_array_get(value, i);
-        const char *name = json_string_value(json_object_get(one, "name"));
-        const char *text = json_string_value(json_object_get(one, "template"));
+static const char *find_template(const sl_json *root) {
+    const sl_json *value = sl_json_get(root, "chat_template");
+    const char *first = sl_json_text(value);
+    if (!sl_json_is(value, SL_JSON_LIST)) return first;
+    const sl_json *one = sl_json_first(value);
+    for (size_t i = 0; i < value->n; i++, one = sl_json_next(one)) {
+        const char *name = sl_json_text(sl_json_get(one, "name"));
+        const char *text = sl_json_text(sl_json_get(one, "template"));
         if (text && (!first || (name && !strcmp(name, "default")))) first = text;
     }
     return first;
@@ -102,23 +106,16 @@ static const char *find_template(const json_t *root) {
 
 static sl_status template_from_config(const char *folder, sl_meta *meta, sl_error *err) {
     static const char file[] = "tokenizer_config.json";
-    json_error_t where;
-    sl_name_buf buf;
     char *json;
     size_t n;
-    json_t *root = NULL;
-    sl_status status = SL_OK;
+    sl_json_doc doc;
     SL_TRY(sl_file_text(folder, file, TOKENIZER_CONFIG_MAX_BYTES, &json, &n, err));
     if (!json) return SL_OK;
-    if (!sl_json_shallow(json, n)) status = sl_fail(err, SL_E_FORMAT, "brackets nest deeper than %d levels",
-                                                    SL_JSON_DEPTH);
-    else if (!(root = json_loadb(json, n, JSON_REJECT_DUPLICATES, &where)))
-        status = sl_fail(err, SL_E_FORMAT, "line %d, column %d: %s", where.line, where.column,
-                         sl_name(where.text, &buf));
+    sl_status status = sl_json_read(&doc, json, n, TOKENIZER_CONFIG_MAX_VALUES, err);
     free(json);
-    const char *text = find_template(root);
+    const char *text = find_template(doc.values);
     if (status == SL_OK && text) status = sl_meta_set_string(meta, "chat_template", text, err);
-    json_decref(root);
+    sl_json_release(&doc);
     return status == SL_OK ? SL_OK : sl_file_context(file, status, err);
 }
 
@@ -138,7 +135,7 @@ static sl_status add_template(const char *folder, sl_meta *meta, sl_error *err) 
 sl_status sl_folder_tokenizer(const char *folder, size_t n_vocab, sl_meta *meta, sl_error *err) {
     char *json;
     size_t n;
-    SL_TRY(sl_file_text(folder, "tokenizer.json", TOKENIZER_MAX_BYTES, &json, &n, err));
+    SL_TRY(sl_file_text(folder, "tokenizer.json", SL_TOKENIZER_MAX_BYTES, &json, &n, err));
     if (!json) return refuse_others(folder, err);
     sl_status status = add_tokenizer(json, n, n_vocab, meta, err);
     free(json);

@@ -1,5 +1,4 @@
 /* A checkpoint folder: model.safetensors, or shards named by model.safetensors.index.json. */
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +7,11 @@
 #define SINGLE_NAME "model.safetensors"
 #define INDEX_NAME "model.safetensors.index.json"
 
-enum { INDEX_MAX_BYTES = 1 << 24, MAX_SHARD = 1 << 14 };
+enum {
+    INDEX_MAX_BYTES = 1 << 24,
+    INDEX_MAX_VALUES = 1 << 20, /* the largest known one lists 140,000 tensors: 280,000 values and keys */
+    MAX_SHARD = 1 << 14
+};
 
 static unsigned long long ull(uint64_t v) { return v; }
 
@@ -69,17 +72,16 @@ static int by_text(const void *a, const void *b) {
 }
 
 /* Opens each file that the map names, once. */
-static sl_status add_shards(sl_safetensors *st, const char *folder, json_t *map, const char **names,
+static sl_status add_shards(sl_safetensors *st, const char *folder, const sl_json *map, const char **names,
                             sl_error *err) {
     sl_name_buf buf;
     size_t n = 0;
-    const char *key;
-    json_t *value;
-    json_object_foreach(map, key, value) {
-        names[n] = json_string_value(value);
+    const sl_json *key = sl_json_first(map);
+    for (; n < map->n; key = sl_json_next_key(key)) {
+        names[n] = sl_json_text(key + 1);
         if (!names[n])
             return sl_fail(err, SL_E_FORMAT, "weight_map.%s is not text, expected a file name",
-                           sl_name(key, &buf));
+                           sl_name(key->v.text, &buf));
         if (!is_plain_name(names[n]))
             return sl_fail(err, SL_E_FORMAT,
                            "weight_map names \"%s\", expected a plain file name in the folder",
@@ -101,13 +103,24 @@ static int by_name(const void *a, const void *b) {
 
 static const char *base_name(const char *path) { return strrchr(path, '/') + 1; /* sl_file_path put one */ }
 
-/* Each tensor is where the map says, and the map names no others. */
-static sl_status check_map(const sl_safetensors *st, json_t *map, sl_error *err) {
+static int by_key(const void *a, const void *b) {
+    return strcmp((*(const sl_json *const *)a)->v.text, (*(const sl_json *const *)b)->v.text);
+}
+
+/* The file that the sorted keys of the map name for a tensor; NULL: none. */
+static const char *find_file(const sl_json **keys, size_t n, const char *tensor) {
+    const sl_json wanted = { .v.text = tensor }, *key = &wanted;
+    const sl_json **found = bsearch(&key, keys, n, sizeof *keys, by_key);
+    return found ? (*found)[1].v.text : NULL;
+}
+
+/* Each tensor is where the map (n keys, sorted) says, and the map names no others. */
+static sl_status check_map(const sl_safetensors *st, const sl_json **keys, size_t n, sl_error *err) {
     sl_name_buf a, b, c;
     for (size_t i = 0; i < st->n_tensor; i++) {
         const sl_st_tensor *t = &st->tensors[i];
         const char *is = base_name(st->shards[t->shard].name);
-        const char *says = json_string_value(json_object_get(map, t->name));
+        const char *says = find_file(keys, n, t->name);
         if (i && !strcmp(st->tensors[i - 1].name, t->name))
             return sl_fail(err, SL_E_FORMAT, "tensor %s is in two shards", sl_name(t->name, &a));
         if (!says)
@@ -118,47 +131,49 @@ static sl_status check_map(const sl_safetensors *st, json_t *map, sl_error *err)
             return sl_fail(err, SL_E_FORMAT, "tensor %s is in %s, but weight_map says %s", sl_name(t->name, &a),
                            sl_name(is, &b), sl_name(says, &c));
     }
-    const char *key;
-    json_t *value;
-    json_object_foreach(map, key, value) {
-        sl_st_tensor wanted = { .name = key };
+    for (size_t i = 0; i < n; i++) {
+        sl_st_tensor wanted = { .name = keys[i]->v.text };
         if (!bsearch(&wanted, st->tensors, st->n_tensor, sizeof wanted, by_name))
             return sl_fail(err, SL_E_FORMAT, "tensor %s is not in %s, where weight_map says it is",
-                           sl_name(key, &a),
-                           sl_name(json_string_value(value), &b));
+                           sl_name(keys[i]->v.text, &a),
+                           sl_name(keys[i][1].v.text, &b));
     }
     return SL_OK;
 }
 
-static sl_status open_map(sl_safetensors *st, const char *folder, json_t *root, sl_error *err) {
-    json_t *map = json_object_get(root, "weight_map");
-    if (!json_object_size(map))
+static sl_status check_sorted(const sl_safetensors *st, const sl_json *map, sl_error *err) {
+    const sl_json **keys, *key = sl_json_first(map);
+    SL_TRY(sl_alloc((void **)&keys, map->n, sizeof *keys, "the names of tensors", err));
+    for (size_t i = 0; i < map->n; i++, key = sl_json_next_key(key)) keys[i] = key;
+    qsort(keys, map->n, sizeof *keys, by_key);
+    sl_status status = check_map(st, keys, map->n, err);
+    free(keys);
+    return status;
+}
+
+static sl_status open_map(sl_safetensors *st, const char *folder, const sl_json *root, sl_error *err) {
+    const sl_json *map = sl_json_get(root, "weight_map");
+    if (!sl_json_is(map, SL_JSON_OBJECT) || !map->n)
         return sl_fail(err, SL_E_FORMAT, "weight_map is missing or empty, expected {\"tensor\": \"file\"}");
     const char **names;
-    SL_TRY(sl_alloc((void **)&names, json_object_size(map), sizeof *names, "the names of shards", err));
+    SL_TRY(sl_alloc((void **)&names, map->n, sizeof *names, "the names of shards", err));
     sl_status status = add_shards(st, folder, map, names, err);
     free(names);
     SL_TRY(status);
     if (st->n_tensor) qsort(st->tensors, st->n_tensor, sizeof *st->tensors, by_name);
-    return check_map(st, map, err);
+    return check_sorted(st, map, err);
 }
 
 static sl_status open_index(sl_safetensors *st, const char *folder, sl_error *err) {
-    json_error_t where;
-    sl_name_buf buf;
     char *json;
     size_t n;
+    sl_json_doc doc = { 0 };
     SL_TRY(sl_file_text(folder, INDEX_NAME, INDEX_MAX_BYTES, &json, &n, err));
-    json_t *root = NULL;
-    sl_status status = SL_OK;
-    if (!json) status = sl_fail(err, SL_E_IO, "cannot open");
-    else if (!sl_json_shallow(json, n)) status = sl_fail(err, SL_E_FORMAT, "brackets nest too deep");
-    else if (!(root = json_loadb(json, n, JSON_REJECT_DUPLICATES, &where)))
-        status = sl_fail(err, SL_E_FORMAT, "line %d, column %d: %s", where.line, where.column,
-                         sl_name(where.text, &buf));
+    sl_status status = json ? sl_json_read(&doc, json, n, INDEX_MAX_VALUES, err)
+                            : sl_fail(err, SL_E_IO, "cannot open");
     free(json);
-    if (status == SL_OK) status = open_map(st, folder, root, err);
-    json_decref(root);
+    if (status == SL_OK) status = open_map(st, folder, doc.values, err);
+    sl_json_release(&doc);
     return status == SL_OK ? SL_OK : sl_file_context(INDEX_NAME, status, err);
 }
 

@@ -76,16 +76,3 @@ sl_status sl_file_text(const char *folder, const char *name, uint64_t max_bytes,
     free(path);
     return status;
 }
-
-bool sl_json_shallow(const char *json, size_t n_bytes) {
-    size_t depth = 0;
-    bool in_text = false;
-    for (size_t i = 0; i < n_bytes; i++) {
-        char c = json[i];
-        if (in_text && c == '\\') i++;
-        else if (c == '"') in_text = !in_text;
-        else if (!in_text && (c == '{' || c == '[') && ++depth > SL_JSON_DEPTH) return false;
-        else if (!in_text && (c == '}' || c == ']') && depth) depth--;
-    }
-    return true;
-}

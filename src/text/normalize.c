@@ -129,7 +129,7 @@ static bool apply(const sl_normalizer *rule, const uint8_t *p, size_t n, size_t 
     return false;
 }
 
-sl_status sl_normalize(const sl_normalizers *list, const uint8_t *text, size_t n_bytes, sl_buf *out,
+sl_status sl_normalize(const sl_normalizers *list, const uint8_t *text, size_t n_bytes, size_t *budget, sl_buf *out,
                        sl_buf *spare, sl_error *err) {
     size_t limit = 32 * n_bytes + SL_MAX_NORMALIZER * 1024;
     out->n = 0;
@@ -143,6 +143,12 @@ sl_status sl_normalize(const sl_normalizers *list, const uint8_t *text, size_t n
         if (good && out->n > limit)
             return sl_fail(err, SL_E_FORMAT, "the tokenizer's normalizer makes %zu bytes into more than %zu",
                            n_bytes, limit);
+        size_t work = spare->n + out->n;
+        if (budget && work > *budget)
+            return sl_fail(err, SL_E_FORMAT,
+                           "the tokenizer's normalizers pass %zu bytes for one more added token; expected at most %zu, "
+                           "what is left for all of them", work, *budget);
+        if (budget) *budget -= work;
     }
     return good ? SL_OK : sl_fail(err, SL_E_MEMORY, "out of memory while normalising %zu bytes", n_bytes);
 }

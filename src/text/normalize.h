@@ -26,8 +26,9 @@ typedef struct sl_normalizers {
 
 void sl_normalizers_release(sl_normalizers *list);
 /* out becomes the normalised text; spare is used in between. Both keep their memory for the next call. A text
- * that grows beyond 32 times its length is refused (SL_E_FORMAT): no sound tokenizer does that. */
-sl_status sl_normalize(const sl_normalizers *list, const uint8_t *text, size_t n_bytes, sl_buf *out,
+ * that grows beyond 32 times its length is refused (SL_E_FORMAT): no sound tokenizer does that. budget, if not
+ * NULL: bytes that the rules may still read and write; lessened by what they did, and refused when it is spent. */
+sl_status sl_normalize(const sl_normalizers *list, const uint8_t *text, size_t n_bytes, size_t *budget, sl_buf *out,
                        sl_buf *spare, sl_error *err);
 
 #endif

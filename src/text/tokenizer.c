@@ -99,7 +99,7 @@ static sl_status encode_words(encoder *e, const uint8_t *text, size_t n, bool fi
 /* Text without the added tokens that are searched as they are. */
 static sl_status encode_piece(encoder *e, const uint8_t *text, size_t n, bool first) {
     const sl_tokenizer *t = e->tokenizer;
-    SL_TRY(sl_normalize(&t->normalizers, text, n, &e->text, &e->spare_text, e->err));
+    SL_TRY(sl_normalize(&t->normalizers, text, n, NULL, &e->text, &e->spare_text, e->err));
     text = e->text.data;
     n = e->text.n;
     size_t done = 0;

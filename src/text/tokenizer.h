@@ -10,6 +10,8 @@
 
 #include "base/error.h"
 
+enum { SL_TOKENIZER_MAX_BYTES = 48 << 20 }; /* of a tokenizer.json; the largest known one has 35 MB */
+
 typedef struct sl_tokenizer sl_tokenizer;
 
 /* json: the text of tokenizer.json. A kind that is not supported is refused by name (SL_E_UNSUPPORTED), a

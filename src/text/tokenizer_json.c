@@ -3,16 +3,19 @@
  *
  * The decoder and the post-processor are not read: decoding is the inverse of what encoding does, and nothing
  * is added to a text. */
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "text/json.h"
 #include "text/tokenizer_parts.h"
 #include "text/utf8.h"
 
 enum {
-    MAX_JSON_BYTES = 128 << 20,
+    /* The largest known tokenizer has 262,144 pieces, 600,000 merges of two texts each and 6,400 added tokens:
+     * 2.5 million values and keys. */
+    MAX_VALUES = 3 << 20,
+    MAX_NORMALIZED_BYTES = 64 << 20, /* read and written for all added tokens; 30,000 of 30 bytes take 4 MB */
     MAX_RULE_BYTES = 1024, /* of a text in a normalizer */
     MAX_DEPTH = 4          /* of a Sequence in a Sequence */
 };
@@ -35,40 +38,40 @@ static sl_status unsupported(sl_error *err, const char *what, const char *kind, 
 }
 
 /* A text member, "" if it is not there or no text. */
-static const char *text_of(const json_t *object, const char *key) {
-    const char *text = json_string_value(json_object_get(object, key));
+static const char *text_of(const sl_json *object, const char *key) {
+    const char *text = sl_json_text(sl_json_get(object, key));
     return text ? text : "";
 }
 
 /* A member that is true, false or absent. */
-static sl_status flag_of(const json_t *object, const char *key, bool *out, sl_error *err) {
-    const json_t *value = json_object_get(object, key);
-    if (value && !json_is_boolean(value) && !json_is_null(value))
+static sl_status flag_of(const sl_json *object, const char *key, bool *out, sl_error *err) {
+    const sl_json *value = sl_json_get(object, key);
+    if (value && value->kind > SL_JSON_TRUE) /* null is absent */
         return sl_fail(err, SL_E_FORMAT, "tokenizer.json: %s is neither true nor false", key);
-    if (json_is_boolean(value)) *out = json_is_true(value);
+    if (value && value->kind != SL_JSON_NULL) *out = value->kind == SL_JSON_TRUE;
     return SL_OK;
 }
 
 /* A text of 1..MAX_RULE_BYTES (0 if may_be_empty) copied to out. */
-static sl_status rule_text(const json_t *value, const char *what, bool may_be_empty, sl_buf *out,
+static sl_status rule_text(const sl_json *value, const char *what, bool may_be_empty, sl_buf *out,
                            sl_error *err) {
-    size_t n = json_string_length(value);
-    if (!json_is_string(value) || n > MAX_RULE_BYTES || (!n && !may_be_empty))
+    size_t n = sl_json_text_bytes(value);
+    if (!sl_json_is(value, SL_JSON_TEXT) || n > MAX_RULE_BYTES || (!n && !may_be_empty))
         return sl_fail(err, SL_E_FORMAT, "tokenizer.json: %s is not a text of %d to %d bytes", what,
                        !may_be_empty, MAX_RULE_BYTES);
-    if (sl_buf_append(out, json_string_value(value), n)) return SL_OK;
+    if (sl_buf_append(out, sl_json_text(value), n)) return SL_OK;
     return sl_fail(err, SL_E_MEMORY, "out of memory for the tokenizer");
 }
 
 /* ---- pieces and added tokens -------------------------------------------------------------------- */
 
-static sl_status check_id(const json_t *value, const char *piece, size_t n_vocab, int32_t *id, sl_error *err) {
+static sl_status check_id(const sl_json *value, const char *piece, size_t n_vocab, int32_t *id, sl_error *err) {
     sl_name_buf name;
-    json_int_t v = json_integer_value(value);
     size_t limit = sl_min(n_vocab, SL_MAX_PIECE);
-    if (!json_is_integer(value))
+    if (!sl_json_is(value, SL_JSON_INT))
         return sl_fail(err, SL_E_FORMAT, "tokenizer.json: piece \"%s\" has an id that is not an integer",
                        sl_name(piece, &name));
+    const int64_t v = value->v.i;
     if (v < 0 || (uint64_t)v >= limit)
         return sl_fail(err, SL_E_FORMAT,
                        "tokenizer.json: piece \"%s\" has id %lld; expected 0 to %zu, below vocab_size",
@@ -78,29 +81,28 @@ static sl_status check_id(const json_t *value, const char *piece, size_t n_vocab
 }
 
 /* Checks all ids and makes room for their pieces. */
-static sl_status init_vocab(sl_tokenizer *t, json_t *vocab, const json_t *added, size_t n_vocab,
+static sl_status init_vocab(sl_tokenizer *t, const sl_json *vocab, const sl_json *added, size_t n_vocab,
                             sl_error *err) {
-    const char *key;
-    const json_t *value;
-    size_t i, n = 0;
+    size_t n = 0;
     int32_t id;
-    json_object_foreach(vocab, key, value) {
-        SL_TRY(check_id(value, key, n_vocab, &id, err));
+    const sl_json *key = sl_json_first(vocab), *value = sl_json_first(added);
+    for (size_t i = 0; i < sl_json_size(vocab); i++, key = sl_json_next_key(key)) {
+        SL_TRY(check_id(key + 1, key->v.text, n_vocab, &id, err));
         n = sl_max(n, (size_t)id + 1);
     }
-    json_array_foreach(added, i, value) {
-        SL_TRY(check_id(json_object_get(value, "id"), text_of(value, "content"), n_vocab, &id, err));
+    for (size_t i = 0; i < sl_json_size(added); i++, value = sl_json_next(value)) {
+        SL_TRY(check_id(sl_json_get(value, "id"), text_of(value, "content"), n_vocab, &id, err));
         n = sl_max(n, (size_t)id + 1);
     }
     if (!n) return wrong(err, "the vocabulary is empty", "at least one piece");
-    return sl_vocab_init(&t->vocab, n, json_object_size(vocab) + json_array_size(added), err);
+    return sl_vocab_init(&t->vocab, n, sl_json_size(vocab) + sl_json_size(added), err);
 }
 
 /* The text of a token that is searched in normalised text. */
-static sl_status normal_text(const sl_tokenizer *t, sl_buf *text, sl_error *err) {
+static sl_status normal_text(const sl_tokenizer *t, sl_buf *text, size_t *budget, sl_error *err) {
     sl_name_buf name;
     sl_buf normal = { 0 }, spare = { 0 };
-    sl_status status = sl_normalize(&t->normalizers, text->data, text->n, &normal, &spare, err);
+    sl_status status = sl_normalize(&t->normalizers, text->data, text->n, budget, &normal, &spare, err);
     if (status == SL_OK && (!normal.n || normal.n > SL_MAX_ADDED_BYTES))
         status = sl_fail(err, SL_E_FORMAT,
                          "tokenizer.json: added token \"%s\" has %zu bytes when normalised; expected 1..%d",
@@ -112,7 +114,8 @@ static sl_status normal_text(const sl_tokenizer *t, sl_buf *text, sl_error *err)
 }
 
 /* item has its id; its text is in *text. */
-static sl_status add_added(sl_tokenizer *t, const json_t *object, sl_added *item, sl_buf *text, sl_error *err) {
+static sl_status add_added(sl_tokenizer *t, const sl_json *object, sl_added *item, sl_buf *text, size_t *budget,
+                           sl_error *err) {
     SL_TRY(flag_of(object, "special", &item->special, err));
     bool normalized = !item->special;
     SL_TRY(flag_of(object, "normalized", &normalized, err));
@@ -124,50 +127,50 @@ static sl_status add_added(sl_tokenizer *t, const json_t *object, sl_added *item
     if (!again) SL_TRY(sl_vocab_add(&t->vocab, item->id, text->data, text->n, err));
     piece->added = true;
     piece->special = item->special;
-    if (normalized) SL_TRY(normal_text(t, text, err));
+    if (normalized) SL_TRY(normal_text(t, text, budget, err));
     item->text = text->data;
     item->n = text->n;
     return sl_added_add(normalized ? &t->normalized : &t->raw, item, err);
 }
 
-static sl_status read_added(sl_tokenizer *t, const json_t *object, sl_error *err) {
-    sl_added item = { .id = (int32_t)json_integer_value(json_object_get(object, "id")) };
+static sl_status read_added(sl_tokenizer *t, const sl_json *object, size_t *budget, sl_error *err) {
+    sl_added item = { .id = (int32_t)sl_json_get(object, "id")->v.i };
     sl_buf text = { 0 };
     sl_status status =
-        rule_text(json_object_get(object, "content"), "the content of an added token", false, &text, err);
-    if (status == SL_OK) status = add_added(t, object, &item, &text, err);
+        rule_text(sl_json_get(object, "content"), "the content of an added token", false, &text, err);
+    if (status == SL_OK) status = add_added(t, object, &item, &text, budget, err);
     sl_buf_release(&text);
     return status;
 }
 
-static sl_status read_pieces(sl_tokenizer *t, json_t *vocab, const json_t *added, size_t n_vocab,
+static sl_status read_pieces(sl_tokenizer *t, const sl_json *vocab, const sl_json *added, size_t n_vocab,
                              sl_error *err) {
-    const char *key;
-    const json_t *value;
-    size_t i;
-    if (!json_is_object(vocab)) return wrong(err, "model has no vocab", "an object of pieces and their ids");
-    if (added && !json_is_array(added) && !json_is_null(added))
+    if (!sl_json_is(vocab, SL_JSON_OBJECT)) return wrong(err, "model has no vocab", "an object of pieces and their ids");
+    if (added && !sl_json_is(added, SL_JSON_LIST) && !sl_json_is(added, SL_JSON_NULL))
         return wrong(err, "added_tokens is no list", "a list");
     SL_TRY(init_vocab(t, vocab, added, n_vocab, err));
-    json_object_foreach(vocab, key, value) {
-        int32_t id = (int32_t)json_integer_value(value);
-        SL_TRY(sl_vocab_add(&t->vocab, id, key, strlen(key), err));
+    size_t budget = MAX_NORMALIZED_BYTES;
+    const sl_json *key = sl_json_first(vocab), *value = sl_json_first(added);
+    for (size_t i = 0; i < sl_json_size(vocab); i++, key = sl_json_next_key(key)) {
+        int32_t id = (int32_t)key[1].v.i;
+        SL_TRY(sl_vocab_add(&t->vocab, id, key->v.text, key->n, err));
         t->vocab.pieces[id].in_model = true;
     }
-    json_array_foreach(added, i, value) SL_TRY(read_added(t, value, err));
+    for (size_t i = 0; i < sl_json_size(added); i++, value = sl_json_next(value))
+        SL_TRY(read_added(t, value, &budget, err));
     SL_TRY(sl_added_sort(&t->raw, err));
     return sl_added_sort(&t->normalized, err);
 }
 
 /* ---- normalizers -------------------------------------------------------------------------------- */
 
-static sl_status read_replace(const json_t *object, sl_normalizer *rule, sl_error *err) {
-    const json_t *pattern = json_object_get(object, "pattern");
+static sl_status read_replace(const sl_json *object, sl_normalizer *rule, sl_error *err) {
+    const sl_json *pattern = sl_json_get(object, "pattern");
     rule->kind = SL_NORMALIZE_REPLACE;
-    if (json_object_get(pattern, "Regex"))
+    if (sl_json_get(pattern, "Regex"))
         return unsupported(err, "a Replace pattern of kind", "Regex", "String");
-    SL_TRY(rule_text(json_object_get(pattern, "String"), "the pattern of Replace", false, &rule->from, err));
-    return rule_text(json_object_get(object, "content"), "the content of Replace", true, &rule->to, err);
+    SL_TRY(rule_text(sl_json_get(pattern, "String"), "the pattern of Replace", false, &rule->from, err));
+    return rule_text(sl_json_get(object, "content"), "the content of Replace", true, &rule->to, err);
 }
 
 /* Whether name is a Unicode normal form, and which. */
@@ -186,15 +189,15 @@ static bool is_form(const char *name, sl_normalizer *rule) {
     return false;
 }
 
-static sl_status read_normalizer(sl_tokenizer *t, const json_t *object, int depth, sl_error *err) {
-    if (!object || json_is_null(object)) return SL_OK;
+static sl_status read_normalizer(sl_tokenizer *t, const sl_json *object, int depth, sl_error *err) {
+    if (!object || sl_json_is(object, SL_JSON_NULL)) return SL_OK;
     const char *type = text_of(object, "type");
     if (strcmp(type, "Sequence") == 0) {
-        size_t i;
-        const json_t *item, *list = json_object_get(object, "normalizers");
-        if (depth >= MAX_DEPTH || !json_is_array(list))
+        const sl_json *list = sl_json_get(object, "normalizers"), *item = sl_json_first(list);
+        if (depth >= MAX_DEPTH || !sl_json_is(list, SL_JSON_LIST))
             return wrong(err, "a Sequence of normalizers", "a list, not nested");
-        json_array_foreach(list, i, item) SL_TRY(read_normalizer(t, item, depth + 1, err));
+        for (size_t i = 0; i < list->n; i++, item = sl_json_next(item))
+            SL_TRY(read_normalizer(t, item, depth + 1, err));
         return SL_OK;
     }
     if (t->normalizers.n == SL_MAX_NORMALIZER) return wrong(err, "too many normalizers", "at most 16");
@@ -204,7 +207,7 @@ static sl_status read_normalizer(sl_tokenizer *t, const json_t *object, int dept
     if (strcmp(type, "Prepend") != 0)
         return unsupported(err, "normalizer", type, "NFC, NFD, NFKC, NFKD, Prepend, Replace or Sequence");
     rule->kind = SL_NORMALIZE_PREPEND;
-    return rule_text(json_object_get(object, "prepend"), "the text of Prepend", true, &rule->to, err);
+    return rule_text(sl_json_get(object, "prepend"), "the text of Prepend", true, &rule->to, err);
 }
 
 /* ---- pre-tokenizers ----------------------------------------------------------------------------- */
@@ -229,7 +232,7 @@ static sl_status add_pattern(sl_tokenizer *t, const char *pattern, sl_split_how 
     return add_split(t, pattern, strlen(pattern), false, how, err);
 }
 
-static sl_status read_behavior(const json_t *object, sl_split_how *how, sl_error *err) {
+static sl_status read_behavior(const sl_json *object, sl_split_how *how, sl_error *err) {
     static const char *const names[] = { "Isolated", "Removed", "MergedWithPrevious", "MergedWithNext",
                                          "Contiguous" };
     const char *name = text_of(object, "behavior");
@@ -241,18 +244,18 @@ static sl_status read_behavior(const json_t *object, sl_split_how *how, sl_error
                        "Isolated, Removed, MergedWithPrevious, MergedWithNext or Contiguous");
 }
 
-static sl_status read_split(sl_tokenizer *t, const json_t *object, sl_error *err) {
-    const json_t *pattern = json_object_get(object, "pattern");
-    const json_t *regex = json_object_get(pattern, "Regex"), *literal = json_object_get(pattern, "String");
-    const json_t *text = regex ? regex : literal;
+static sl_status read_split(sl_tokenizer *t, const sl_json *object, sl_error *err) {
+    const sl_json *pattern = sl_json_get(object, "pattern");
+    const sl_json *regex = sl_json_get(pattern, "Regex"), *literal = sl_json_get(pattern, "String");
+    const sl_json *text = regex ? regex : literal;
     sl_split_how how;
-    if (!json_is_string(text)) return wrong(err, "the pattern of Split is no text", "a Regex or a String");
+    if (!sl_json_is(text, SL_JSON_TEXT)) return wrong(err, "the pattern of Split is no text", "a Regex or a String");
     SL_TRY(read_behavior(object, &how, err));
-    SL_TRY(add_split(t, json_string_value(text), json_string_length(text), !regex, how, err));
+    SL_TRY(add_split(t, sl_json_text(text), sl_json_text_bytes(text), !regex, how, err));
     return flag_of(object, "invert", &t->stages.v[t->stages.n - 1].invert, err);
 }
 
-static sl_status read_byte_level(sl_tokenizer *t, const json_t *object, sl_error *err) {
+static sl_status read_byte_level(sl_tokenizer *t, const sl_json *object, sl_error *err) {
     bool prefix = true, use_regex = true;
     sl_stage *stage = NULL;
     SL_TRY(flag_of(object, "add_prefix_space", &prefix, err));
@@ -269,12 +272,12 @@ static sl_status read_byte_level(sl_tokenizer *t, const json_t *object, sl_error
     return add_stage(t, SL_STAGE_BYTES, &stage, err);
 }
 
-static sl_status read_metaspace(sl_tokenizer *t, const json_t *object, sl_error *err) {
+static sl_status read_metaspace(sl_tokenizer *t, const sl_json *object, sl_error *err) {
     bool prefix = true, cut = true;
     sl_stage *stage = NULL;
     SL_TRY(flag_of(object, "add_prefix_space", &prefix, err)); /* before there was prepend_scheme */
     SL_TRY(flag_of(object, "split", &cut, err));
-    const char *scheme = json_object_get(object, "prepend_scheme") ? text_of(object, "prepend_scheme")
+    const char *scheme = sl_json_get(object, "prepend_scheme") ? text_of(object, "prepend_scheme")
                          : prefix                                  ? "always"
                                                                    : "never";
     if (strcmp(scheme, "always") && strcmp(scheme, "first") && strcmp(scheme, "never"))
@@ -282,21 +285,21 @@ static sl_status read_metaspace(sl_tokenizer *t, const json_t *object, sl_error 
     SL_TRY(add_stage(t, SL_STAGE_PREFIX, &stage, err));
     stage->always = strcmp(scheme, "always") == 0;
     stage->first = strcmp(scheme, "first") == 0;
-    SL_TRY(rule_text(json_object_get(object, "replacement"), "the replacement of Metaspace", false,
+    SL_TRY(rule_text(sl_json_get(object, "replacement"), "the replacement of Metaspace", false,
                      &stage->prefix, err));
     if (!cut) return SL_OK;
     return add_split(t, (const char *)stage->prefix.data, stage->prefix.n, true, SL_SPLIT_NEXT, err);
 }
 
-static sl_status read_pre_tokenizer(sl_tokenizer *t, const json_t *object, int depth, sl_error *err) {
-    if (!object || json_is_null(object)) return SL_OK;
+static sl_status read_pre_tokenizer(sl_tokenizer *t, const sl_json *object, int depth, sl_error *err) {
+    if (!object || sl_json_is(object, SL_JSON_NULL)) return SL_OK;
     const char *type = text_of(object, "type");
     if (strcmp(type, "Sequence") == 0) {
-        size_t i;
-        const json_t *item, *list = json_object_get(object, "pretokenizers");
-        if (depth >= MAX_DEPTH || !json_is_array(list))
+        const sl_json *list = sl_json_get(object, "pretokenizers"), *item = sl_json_first(list);
+        if (depth >= MAX_DEPTH || !sl_json_is(list, SL_JSON_LIST))
             return wrong(err, "a Sequence of pre-tokenizers", "a list, not nested");
-        json_array_foreach(list, i, item) SL_TRY(read_pre_tokenizer(t, item, depth + 1, err));
+        for (size_t i = 0; i < list->n; i++, item = sl_json_next(item))
+            SL_TRY(read_pre_tokenizer(t, item, depth + 1, err));
         return SL_OK;
     }
     if (strcmp(type, "ByteLevel") == 0) return read_byte_level(t, object, err);
@@ -309,7 +312,7 @@ static sl_status read_pre_tokenizer(sl_tokenizer *t, const json_t *object, int d
     }
     if (strcmp(type, "Punctuation") == 0) {
         sl_split_how how = SL_SPLIT_ISOLATED;
-        if (json_object_get(object, "behavior")) SL_TRY(read_behavior(object, &how, err));
+        if (sl_json_get(object, "behavior")) SL_TRY(read_behavior(object, &how, err));
         return add_pattern(t, PUNCTUATION_PATTERN, how, err);
     }
     return unsupported(err, "pre-tokenizer", type,
@@ -318,14 +321,16 @@ static sl_status read_pre_tokenizer(sl_tokenizer *t, const json_t *object, int d
 
 /* ---- the model ---------------------------------------------------------------------------------- */
 
-static sl_status check_model(const json_t *model, sl_error *err) {
+static sl_status check_model(const sl_json *model, sl_error *err) {
     static const char *const affixes[] = { "continuing_subword_prefix", "end_of_word_suffix" };
-    if (!json_is_object(model)) return wrong(err, "there is no model", "an object");
-    const json_t *dropout = json_object_get(model, "dropout");
-    bool old_bpe = !json_object_get(model, "type") && json_object_get(model, "merges"); /* files before 2020 */
+    if (!sl_json_is(model, SL_JSON_OBJECT)) return wrong(err, "there is no model", "an object");
+    const sl_json *dropout = sl_json_get(model, "dropout");
+    bool old_bpe = !sl_json_get(model, "type") && sl_json_get(model, "merges"); /* files before 2020 */
     if (!old_bpe && strcmp(text_of(model, "type"), "BPE") != 0)
         return unsupported(err, "model type", text_of(model, "type"), "BPE");
-    if (dropout && !json_is_null(dropout) && !(json_is_number(dropout) && json_number_value(dropout) == 0))
+    bool zero = (sl_json_is(dropout, SL_JSON_INT) && dropout->v.i == 0) ||
+                (sl_json_is(dropout, SL_JSON_REAL) && dropout->v.real == 0);
+    if (dropout && !zero && dropout->kind != SL_JSON_NULL)
         return wrong(err, "the model has a dropout", "null");
     for (size_t i = 0; i < 2; i++)
         if (*text_of(model, affixes[i]))
@@ -334,17 +339,18 @@ static sl_status check_model(const json_t *model, sl_error *err) {
 }
 
 /* One merge, "left right" or ["left", "right"]. */
-static sl_status read_merge(sl_tokenizer *t, uint32_t rank, const json_t *value, sl_error *err) {
+static sl_status read_merge(sl_tokenizer *t, uint32_t rank, const sl_json *value, sl_error *err) {
     sl_name_buf name;
-    const json_t *left = json_array_get(value, 0), *right = json_array_get(value, 1);
-    if (json_array_size(value) == 2 && json_is_string(left) && json_is_string(right))
-        return sl_bpe_add(&t->bpe, rank, json_string_value(left), json_string_length(left),
-                          json_string_value(right), json_string_length(right), err);
-    if (!json_is_string(value))
+    if (value->kind == SL_JSON_LIST && value->n == 2 && value->span == 3) { /* two plain values */
+        const sl_json *left = sl_json_first(value), *right = sl_json_next(left);
+        if (left->kind == SL_JSON_TEXT && right->kind == SL_JSON_TEXT)
+            return sl_bpe_add(&t->bpe, rank, left->v.text, left->n, right->v.text, right->n, err);
+    }
+    if (!sl_json_is(value, SL_JSON_TEXT))
         return sl_fail(err, SL_E_FORMAT, "tokenizer.json: merge %u is neither \"left right\" nor two texts",
                        rank);
-    const char *text = json_string_value(value), *space = strchr(text, ' ');
-    size_t n = json_string_length(value), n_left = space ? (size_t)(space - text) : n;
+    const char *text = sl_json_text(value), *space = strchr(text, ' ');
+    size_t n = sl_json_text_bytes(value), n_left = space ? (size_t)(space - text) : n;
     if (!space || memchr(space + 1, ' ', n - n_left - 1))
         return sl_fail(err, SL_E_FORMAT,
                        "tokenizer.json: merge %u is \"%s\"; expected two pieces with one space between", rank,
@@ -352,27 +358,27 @@ static sl_status read_merge(sl_tokenizer *t, uint32_t rank, const json_t *value,
     return sl_bpe_add(&t->bpe, rank, text, n_left, space + 1, n - n_left - 1, err);
 }
 
-static sl_status read_merges(sl_tokenizer *t, const json_t *merges, sl_error *err) {
-    size_t i, n = json_array_size(merges), rank = 0;
-    const json_t *value;
-    if (!json_is_array(merges)) return wrong(err, "model has no merges", "a list");
+static sl_status read_merges(sl_tokenizer *t, const sl_json *merges, sl_error *err) {
+    size_t n = sl_json_size(merges), rank = 0;
+    const sl_json *value = sl_json_first(merges);
+    if (!sl_json_is(merges, SL_JSON_LIST)) return wrong(err, "model has no merges", "a list");
     if (n > SL_MAX_MERGE)
         return sl_fail(err, SL_E_FORMAT, "tokenizer.json: %zu merges; expected at most %d", n, SL_MAX_MERGE);
     SL_TRY(sl_bpe_init(&t->bpe, &t->vocab, n, err));
-    json_array_foreach(merges, i, value) {
-        const char *text = json_string_value(value);
+    for (size_t i = 0; i < n; i++, value = sl_json_next(value)) {
+        const char *text = sl_json_text(value);
         if (text && strncmp(text, "#version", 8) == 0) continue;
         SL_TRY(read_merge(t, (uint32_t)rank++, value, err));
     }
     return SL_OK;
 }
 
-static sl_status read_unk(sl_tokenizer *t, const json_t *model, sl_error *err) {
+static sl_status read_unk(sl_tokenizer *t, const sl_json *model, sl_error *err) {
     sl_name_buf name;
-    const json_t *unk = json_object_get(model, "unk_token");
+    const sl_json *unk = sl_json_get(model, "unk_token");
     t->bpe.unk = -1;
-    if (!unk || json_is_null(unk)) return SL_OK;
-    t->bpe.unk = sl_vocab_find(&t->vocab, text_of(model, "unk_token"), json_string_length(unk));
+    if (!unk || sl_json_is(unk, SL_JSON_NULL)) return SL_OK;
+    t->bpe.unk = sl_vocab_find(&t->vocab, text_of(model, "unk_token"), sl_json_text_bytes(unk));
     if (t->bpe.unk >= 0) return SL_OK;
     return sl_fail(err, SL_E_FORMAT, "tokenizer.json: unk_token \"%s\" is not in the vocabulary",
                    sl_name(text_of(model, "unk_token"), &name));
@@ -403,8 +409,8 @@ static sl_status find_bytes(sl_tokenizer *t, sl_error *err) {
     return SL_OK;
 }
 
-static sl_status read_model(sl_tokenizer *t, const json_t *model, sl_error *err) {
-    SL_TRY(read_merges(t, json_object_get(model, "merges"), err));
+static sl_status read_model(sl_tokenizer *t, const sl_json *model, sl_error *err) {
+    SL_TRY(read_merges(t, sl_json_get(model, "merges"), err));
     SL_TRY(flag_of(model, "byte_fallback", &t->bpe.byte_fallback, err));
     SL_TRY(flag_of(model, "fuse_unk", &t->bpe.fuse_unk, err));
     SL_TRY(flag_of(model, "ignore_merges", &t->bpe.ignore_merges, err));
@@ -494,34 +500,37 @@ static sl_status set_bytes(sl_tokenizer *t, sl_error *err) {
 
 /* ---- the whole ---------------------------------------------------------------------------------- */
 
-static sl_status read_root(sl_tokenizer *t, const json_t *root, size_t n_vocab, sl_error *err) {
-    const json_t *model = json_object_get(root, "model");
+static sl_status read_root(sl_tokenizer *t, const sl_json *root, size_t n_vocab, sl_error *err) {
+    const sl_json *model = sl_json_get(root, "model");
     SL_TRY(check_model(model, err));
-    SL_TRY(read_normalizer(t, json_object_get(root, "normalizer"), 0, err));
-    SL_TRY(read_pre_tokenizer(t, json_object_get(root, "pre_tokenizer"), 0, err));
+    SL_TRY(read_normalizer(t, sl_json_get(root, "normalizer"), 0, err));
+    SL_TRY(read_pre_tokenizer(t, sl_json_get(root, "pre_tokenizer"), 0, err));
     SL_TRY(
-        read_pieces(t, json_object_get(model, "vocab"), json_object_get(root, "added_tokens"), n_vocab, err));
+        read_pieces(t, sl_json_get(model, "vocab"), sl_json_get(root, "added_tokens"), n_vocab, err));
     SL_TRY(read_model(t, model, err));
     SL_TRY(find_space(t, err));
     return set_bytes(t, err);
 }
 
+static sl_status in_file(sl_status status, sl_error *err) {
+    if (!err) return status;
+    sl_error inner = *err;
+    return sl_fail(err, status, "tokenizer.json: %s", inner.text);
+}
+
 sl_status sl_tokenizer_create(const char *json, size_t n_bytes, size_t n_vocab, sl_tokenizer **out,
                               sl_error *err) {
-    json_error_t where;
-    sl_name_buf name;
-    if (n_bytes > MAX_JSON_BYTES)
+    sl_json_doc doc;
+    sl_tokenizer *t = NULL;
+    if (n_bytes > SL_TOKENIZER_MAX_BYTES)
         return sl_fail(err, SL_E_FORMAT, "tokenizer.json: %zu bytes; expected at most %d", n_bytes,
-                       MAX_JSON_BYTES);
-    json_t *root = json_loadb(json, n_bytes, JSON_REJECT_DUPLICATES, &where);
-    if (!root)
-        return sl_fail(err, SL_E_FORMAT, "tokenizer.json: line %d, column %d: %s", where.line, where.column,
-                       sl_name(where.text, &name));
-    sl_tokenizer *t = calloc(1, sizeof *t);
-    sl_status status = !t                      ? sl_fail(err, SL_E_MEMORY, "out of memory for the tokenizer")
-                       : !json_is_object(root) ? wrong(err, "the text is no object", "an object")
-                                               : read_root(t, root, n_vocab, err);
-    json_decref(root);
+                       SL_TOKENIZER_MAX_BYTES);
+    sl_status status = sl_json_read(&doc, json, n_bytes, MAX_VALUES, err);
+    if (status != SL_OK) return in_file(status, err);
+    status = sl_alloc((void **)&t, 1, sizeof *t, "the tokenizer", err);
+    if (status == SL_OK && doc.values->kind != SL_JSON_OBJECT) status = wrong(err, "the text is no object", "an object");
+    if (status == SL_OK) status = read_root(t, doc.values, n_vocab, err);
+    sl_json_release(&doc);
     if (status == SL_OK) *out = t;
     else sl_tokenizer_destroy(t);
     return status;

@@ -5,7 +5,7 @@
 #include "base/mem.h"
 
 enum {
-    SL_MAX_PIECE = 4 << 20,      /* ids */
+    SL_MAX_PIECE = 1 << 20,      /* ids; the largest known vocabularies have 262,144 (BPE) and 901,629 (others) */
     SL_MAX_PIECE_BYTES = 64 << 10
 };
 

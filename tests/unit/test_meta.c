@@ -130,10 +130,10 @@ static void config_refuses(void **state) {
     (void)state;
     static const struct { const char *json, *text; } cases[] = {
         { "", "line" }, { "[]", "not an object" }, { "3", "not an object" }, { "{", "line" },
-        { "{\"a\": NaN}", "NaN" }, { "{\"a\": 1e999}", "overflow" }, { "{\"a\": -Infinity}", "line" },
-        { "{\"a\": 99999999999999999999}", "too big" }, { "{\"a\": 1, \"a\": 2}", "duplicate" },
+        { "{\"a\": NaN}", "NaN" }, { "{\"a\": 1e999}", "finite" }, { "{\"a\": -Infinity}", "line" },
+        { "{\"a\": 99999999999999999999}", "64 bits" }, { "{\"a\": 1, \"a\": 2}", "duplicate" },
         { "{\"a\": {\"b\": 1}, \"a.b\": 2}", "\"a.b\" is there twice" }, { "{\"a\": \"\\u0000\"}", "line" },
-        { "{\"a\": \"\xff\"}", "decode byte 0xff" }, { "{} x", "end of file expected" },
+        { "{\"a\": \"\xff\"}", "\\xff" }, { "{} x", "nothing after the value" },
         { "{\"a\": \"b\\\"\", \"eps\": [1, 1e999]}", "after the key eps: " },
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
