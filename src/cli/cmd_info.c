@@ -145,11 +145,33 @@ static bool print_text_side(const sl_model *model) {
            line("end tokens", "%s", ids);
 }
 
+/* A line shows about 80 bytes (sl_name), so a list is formatted up to this many values, and a text up to this
+ * many bytes, cut at a character. */
+enum { SHOWN = 96 };
+
+static json_t *shown_text(const char *text) {
+    size_t n = sl_min(strlen(text), SHOWN);
+    while (n == SHOWN && n && ((unsigned char)text[n] & 0xC0) == 0x80) n--;
+    return json_stringn(text, n);
+}
+
+static json_t *shown_entry(const sl_meta_entry *entry) {
+    if (!strcmp(entry->key, "tokenizer") && entry->type == SL_META_STRING) return json_entry(entry);
+    const bool text = entry->type == SL_META_STRING;
+    if (!entry->is_list) return text ? shown_text(entry->v.s[0]) : json_value(entry, 0);
+    json_t *list = json_array();
+    for (size_t i = 0; i < sl_min(entry->n, SHOWN); i++)
+        json_array_append_new(list, text ? shown_text(entry->v.s[i]) : json_value(entry, i));
+    return list;
+}
+
 static bool print_entry(const sl_meta_entry *entry) {
     sl_name_buf key, value;
-    json_t *json = json_entry(entry);
-    char *text = json ? json_dumps(json, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)) : NULL;
     sl_name(entry->key, &key);
+    if (entry->type == SL_META_JSON && !entry->is_list)
+        return line("", "%s = %s", key.text, sl_name(entry->v.s[0], &value));
+    json_t *json = shown_entry(entry);
+    char *text = json ? json_dumps(json, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)) : NULL;
     bool good = !text || line("", "%s = %s", key.text, sl_name(text, &value));
     free(text);
     json_decref(json);

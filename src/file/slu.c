@@ -183,9 +183,52 @@ static sl_status read_entry(sl_slu *slu, size_t index, cursor *c, sl_error *err)
 static sl_status read_meta(sl_slu *slu, const header *h, sl_error *err) {
     cursor c = { slu->data + SL_SLU_HEADER, h->meta_bytes };
     for (uint32_t i = 0; i < h->n_meta; i++) SL_TRY(read_entry(slu, i, &c, err));
-    if (!c.left) return SL_OK;
+    if (!c.left) return sl_slu_check_meta(&slu->meta, err);
     return sl_fail(err, SL_E_FORMAT, "%llu bytes of metadata are left over after %u entries", ull(c.left),
                    h->n_meta);
+}
+
+uint64_t sl_slu_entry_bytes(const sl_meta_entry *entry) {
+    uint64_t bytes = SL_SLU_META_ENTRY + strlen(entry->key) / 8 * 8 + 8;
+    if (entry->type < SL_META_STRING) return bytes + 8 * (uint64_t)entry->n;
+    for (size_t i = 0; i < entry->n; i++) bytes += 8 + strlen(entry->v.s[i]) / 8 * 8 + 8;
+    return bytes;
+}
+
+/* The JSON of an entry; *n_values, what is left for all of them, is lessened by what they hold. */
+static sl_status check_json(const sl_meta_entry *entry, size_t *n_values, sl_error *err) {
+    sl_name_buf buf;
+    sl_error why;
+    for (size_t i = 0; i < entry->n; i++) {
+        sl_json_doc doc;
+        sl_status status = sl_json_read(&doc, entry->v.s[i], strlen(entry->v.s[i]), *n_values, &why);
+        bool whole = status == SL_OK && doc.values->kind >= SL_JSON_LIST;
+        *n_values -= doc.n;
+        sl_json_release(&doc);
+        if (status != SL_OK)
+            return sl_fail(err, status, "metadata key %s: %s", sl_name(entry->key, &buf), why.text);
+        if (!whole)
+            return sl_fail(err, SL_E_FORMAT, "metadata key %s holds a plain value of JSON, expected an object or a list",
+                           sl_name(entry->key, &buf));
+    }
+    return SL_OK;
+}
+
+sl_status sl_slu_check_meta(const sl_meta *meta, sl_error *err) {
+    sl_name_buf buf;
+    uint64_t bytes = 0;
+    size_t n_values = SL_META_MAX_VALUES;
+    for (size_t i = 0; i < meta->n; i++) {
+        const sl_meta_entry *entry = &meta->entries[i];
+        if (strcmp(entry->key, "tokenizer")) bytes += sl_slu_entry_bytes(entry);
+        if (bytes > SL_META_MAX_BYTES)
+            return sl_fail(err, SL_E_FORMAT,
+                           "metadata key %s of %llu bytes: with it the keys besides tokenizer have %llu, expected at "
+                           "most %d", sl_name(entry->key, &buf), ull(sl_slu_entry_bytes(entry)), ull(bytes),
+                           SL_META_MAX_BYTES);
+        if (entry->type == SL_META_JSON) SL_TRY(check_json(entry, &n_values, err));
+    }
+    return SL_OK;
 }
 
 /* ---- directory ---------------------------------------------------------------------------------- */

@@ -63,6 +63,7 @@ static bool append_entry(sl_buf *buf, const sl_meta_entry *entry) {
 static sl_status build_head(sl_slu_writer *w, const sl_meta *meta, sl_error *err) {
     uint8_t head[SL_SLU_HEADER] = { 0 };
     static const uint8_t zeros[64];
+    SL_TRY(sl_slu_check_meta(meta, err));
     memcpy(head, SL_SLU_MAGIC, 8);
     put_u32(head + 8, SL_SLU_VERSION);
     put_u32(head + 12, (uint32_t)meta->n);
