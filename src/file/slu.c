@@ -365,6 +365,24 @@ void sl_slu_close(sl_slu *slu) {
 
 /* ---- against the architecture ------------------------------------------------------------------- */
 
+/* The stated type is that of some matrix. Not of all: any mixture can be run, and embedding, head and gates
+ * are stored otherwise on purpose. */
+static sl_status check_type(const sl_slu *slu, const sl_schema *schema, const size_t *index, sl_error *err) {
+    const char *text = NULL;
+    const sl_slu_tensor *first = NULL;
+    SL_TRY(sl_meta_text(&slu->meta, "sluice.type", true, &text, err));
+    for (size_t i = 0; i < schema->n; i++) {
+        const sl_slu_tensor *t = &slu->tensors[index[i]];
+        if (schema->specs[i].class_ != SL_TENSOR_MATRIX) continue;
+        if (!strcmp(text, sl_type_name(t->type))) return SL_OK;
+        if (!first) first = t;
+    }
+    sl_name_buf buf;
+    if (!first) return SL_OK;
+    return sl_fail(err, SL_E_FORMAT, "sluice.type is %s, but no matrix is of it: %s is of type %s", text,
+                   sl_name(first->name, &buf), sl_type_name(first->type));
+}
+
 static sl_status check_tensors(const sl_slu *slu, const sl_schema *schema, sl_found *found, size_t *index,
                                sl_error *err) {
     sl_name_buf buf;
@@ -377,7 +395,7 @@ static sl_status check_tensors(const sl_slu *slu, const sl_schema *schema, sl_fo
             return sl_fail(err, SL_E_FORMAT, "tensor %s is of type %s, which is not allowed for it",
                            sl_name(t->name, &buf), sl_type_name(t->type));
     }
-    return SL_OK;
+    return check_type(slu, schema, index, err);
 }
 
 static sl_status check_schema(const sl_slu *slu, const sl_arch *arch, const void *hyper, sl_error *err) {
