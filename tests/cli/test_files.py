@@ -270,6 +270,43 @@ class Hostile(Files):
             count += 1
         self.assertGreater(count, 200)
 
+    def large_folder(self):
+        """With a tokenizer as large as the largest known ones: 262,144 ids, 600,000 merges."""
+        made = make.Folder(small_folder(vocab_size=1 << 18), self.folder / "large")
+        made.tokenizer(lambda t: make.large_tokenizer(t, 1 << 18, 600_000, 6400))
+        return made
+
+    def test_large_but_sound(self):
+        folder, out = self.large_folder(), self.folder / "large.slu"
+        self.assertEqual(limited("convert", folder.path, out).returncode, 0)
+        for command in (["verify", "-m"], ["info", "-m"], ["info", "--json", "-m"], ["generate", "-n", "1", "-p", "a", "-m"]):
+            self.assertEqual(limited(*command, out).returncode, 0, command)
+        ids = sluice("tokenize", "-m", out, "-p", "<unused6399>abcab", check=0).stdout.split()
+        self.assertEqual(int(ids[0]), (1 << 18) - 1)
+        text = sluice("info", "-m", out, check=0).stdout.decode()
+        self.assertIn("262144 ids", text)
+        # and with little memory: a line that says so, or success, whichever allocation it meets
+        if SANITIZED:
+            return
+        for mib in range(40, 400, 40):
+            def little(mib=mib):
+                resource.setrlimit(resource.RLIMIT_AS, (mib << 20, mib << 20))
+            result = sluice("info", "-m", out, preexec_fn=little, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            if result.returncode:
+                self.assert_error(result, 1, "memory", "bytes")
+
+    def test_large_metadata(self):
+        """Up to the limits of docs/format.md."""
+        sound, path = self.folder / "sound.slu", self.folder / "large.slu"
+        sluice("convert", small_folder(), sound, check=0)
+        for entry in (("x", 4, 0, [make.json_keys(120_000)]), ("x", 3, 0, [b"\x01" * 4_000_000]), ("x", 2, 1, [0.1] * 500_000),
+                      ("x", 3, 1, ["\u00e9".encode() * 60] * 20_000), ("x", 4, 1, [b'{"a": [1, 2.5]}'] * 1000)):
+            path.write_bytes(make.Slu(sound.read_bytes()).replace(*entry).data)
+            subprocess.run([SEAL, path], check=True)
+            for command in (["verify", "-m"], ["info", "-m"], ["info", "--json", "-m"], ["generate", "-n", "1", "-p", "a", "-m"]):
+                with self.subTest(kind=entry[1], command=command):
+                    self.assertEqual(limited(*command, path).returncode, 0)
+
     def test_all_mismatches_at_once(self):
         made = make.Folder(small_folder(), self.folder / "f")
         def change(header, data):

@@ -51,6 +51,80 @@ class Slu:
         return self
 
 
+    def replace(self, key, kind, is_list, values):
+        """The file with an entry put in the place of another, or added: values as in docs/format.md."""
+        def text(raw):
+            return raw + bytes(8 - len(raw) % 8)
+        meta, n_meta = bytearray(), 0
+        starts = sorted(self.keys.values()) + [self.directory]
+        for name, at in self.keys.items():
+            if name != key:
+                meta += self.data[at:starts[starts.index(at) + 1]]
+                n_meta += 1
+        meta += struct.pack("<IBBxxQ", len(key), kind, is_list, len(values)) + text(key.encode())
+        if kind < 3:
+            meta += struct.pack(f"<{len(values)}{'Qqd'[kind]}", *values)
+        else:
+            meta += b"".join(struct.pack("<Q", len(v)) + text(v) for v in values)
+        directory = self.data[self.directory:self.directory + DIR_ENTRY * self.n_tensor]
+        data_at = -(-(HEADER + len(meta) + len(directory)) // 4096) * 4096
+        for i in range(self.n_tensor):
+            at = DIR_ENTRY * i + 136
+            struct.pack_into("<Q", directory, at, struct.unpack_from("<Q", directory, at)[0] + data_at - self.data_at)
+        head = self.data[:HEADER] + meta + directory
+        data = self.data[self.data_at:]
+        self.data = head + bytes(data_at - len(head)) + data
+        return self.put(12, "I", n_meta + 1).put(24, "Q", len(meta)).put(32, "Q", len(self.data))
+
+
+def json_keys(n):
+    return b"{" + b",".join(b'"%x":1' % i for i in range(n)) + b"}"
+
+
+def large_tokenizer(tokenizer, n_piece, n_merge, n_added):
+    """A sound tokenizer of the size of the largest known ones: each merge a list of two texts."""
+    model = tokenizer["model"]
+    vocab, merges, letters = model["vocab"], [m.split(" ") for m in model["merges"]], "abcdefghijkl"
+    words = list(letters)
+    for word in words:  # grows while it is walked
+        for letter in letters:
+            if len(vocab) + n_added >= n_piece:
+                break
+            if word + letter not in vocab:
+                vocab[word + letter] = len(vocab)
+                merges.append([word, letter])
+            words.append(word + letter)
+        if len(vocab) + n_added >= n_piece:
+            break
+    once = len(merges)
+    merges += [merges[i % once] for i in range(n_merge - once)]
+    tokenizer["added_tokens"] += [{"id": len(vocab) + i, "content": f"<unused{i}>", "single_word": False, "lstrip": False,
+                                   "rstrip": False, "normalized": False, "special": True} for i in range(n_added)]
+    model["merges"] = merges
+
+
+def large_changes(load):
+    """Text and metadata that would take longer to read than there is time, and what else entries may say; sealed."""
+    limit = "values and keys"
+    yield "tokenizer-keys", load().replace("tokenizer", 3, 0, [json_keys(3_200_000)]), limit, True
+    yield "tokenizer-lists", load().replace("tokenizer", 3, 0, [b"[" + b"[]," * 12_000_000 + b"1]"]), limit, True
+    yield "tokenizer-numbers", load().replace("tokenizer", 3, 0, [b"[" + b"1," * 20_000_000 + b"1]"]), limit, True
+    yield "tokenizer-bytes", load().replace("tokenizer", 3, 0, [b" " * 60_000_000]), "expected at most 50331648", True
+    yield "meta-json-keys", load().replace("x", 4, 0, [json_keys(200_000)]), limit, True
+    yield "meta-json-lists", load().replace("x", 4, 1, [b"[" + b"1," * 20_000 + b"1]"] * 20), limit, True
+    yield "meta-json-large", load().replace("x", 4, 0, [json_keys(5_000_000)]), "at most 4194304", True
+    yield "meta-text", load().replace("x", 3, 0, [b"\x01" * 60_000_000]), "at most 4194304", True
+    yield "meta-texts", load().replace("x", 3, 1, [b""] * 1_000_000), "at most 4194304", True
+    yield "meta-floats", load().replace("x", 2, 1, [0.1] * 7_500_000), "at most 4194304", True
+    yield "meta-template", load().replace("chat_template", 3, 0, [b"a" * 5_000_000]), "at most 4194304", True
+    for name, text, line in (("text", b"not json", "found"), ("number", b"3", "an object or a list"), ("nothing", b"", "ends"),
+                             ("null", b"null", "an object or a list"), ("cut", b'{"a": 1', "ends"), ("twice", b'{"a":1,"a":2}', "duplicate"),
+                             ("deep", b"[" * 100000, "deeper"), ("two", b"{}{}", "nothing after")):
+        yield f"meta-json-{name}", load().replace("x", 4, 0, [text]), line, True
+    for kind in (b"f16", b"bf16", b"q8", b"q4"):
+        yield f"type-{kind.decode()}", load().replace("sluice.type", 3, 0, [kind]), "no matrix is of it", True
+
+
 def slu_changes(load):
     """(name, Slu or bytes, text, sealed). load() gives a fresh copy of the sound file."""
     s = load()
@@ -171,7 +245,7 @@ def hyper_changes(load):
 
 def slu_files(sound, folder, seal):
     data = Path(sound).read_bytes()
-    for changes in (slu_changes, hyper_changes):
+    for changes in (slu_changes, hyper_changes, large_changes):
         for name, content, text, sealed in changes(lambda: Slu(data)):
             path = Path(folder) / f"{name}.slu"
             path.write_bytes(content if isinstance(content, bytes) else content.data)
@@ -281,6 +355,8 @@ def config_cases():
                        ("deep-list", "[" * 1000000), ("deep-object", '{"a":' * 1000000),
                        ("deep-closed", '{"x": ' + "[" * 200 + "]" * 200 + "}"), ("binary", bytes(range(256)) * 16),
                        ("bom", b'\xef\xbb\xbf{}'), ("large", b" " * (9 << 20)),
+                       ("keys", json_keys(700_000)), ("lists", b'{"x":[' + b"[]," * 2_500_000 + b"1]}"),
+                       ("members", '{"a":{"b":"%s",' % ("z" * 100000) * 60 + '"c":1' + "}}" * 60),
                        ("many-keys", json.dumps({f"k{i}": i for i in range(100000)}))):
         yield f"config-{name}", lambda f, t=text: f.text("config.json", t), "config.json"
 
@@ -351,6 +427,8 @@ def index_cases():
     yield "index-without-map", lambda f: f.shards(lambda m: "{}"), "weight_map"
     yield "index-map-list", lambda f: f.shards(lambda m: '{"weight_map": []}'), "weight_map"
     yield "index-empty-map", lambda f: f.shards(lambda m: m.clear()), "weight_map"
+    yield "index-keys", lambda f: f.shards(lambda m: json_keys(1_500_000)), "values and keys"
+    yield "index-lists", lambda f: f.shards(lambda m: b"[" + b"[]," * 5_000_000 + b"1]"), "values and keys"
     yield "index-deep", lambda f: f.shards(lambda m: '{"a":' * 100000), "index.json"
     yield "index-twice", lambda f: f.shards(lambda m: '{"weight_map": {"a": "a.safetensors", "a": "b.safetensors"}}'), "duplicate"
     for name, value in (("number", 3), ("up", "../a.safetensors"), ("absolute", "/etc/passwd"), ("inside", "x/a.safetensors"),
@@ -391,11 +469,30 @@ def tokenizer_cases():
     yield "tokenizer-merge-number", lambda f: f.tokenizer(lambda t: t["model"]["merges"].append(3)), "tokenizer.json"
     for name in ("tokenizer.model", "vocab.txt", "spiece.model", "vocab.json"):
         yield f"tokenizer-only-{name}", lambda f, n=name: ((f / "tokenizer.json").rename(f / n)), name
+    limit = "values and keys"
+    yield "tokenizer-keys", lambda f: f.text("tokenizer.json", json_keys(3_200_000)), limit
+    yield "tokenizer-lists", lambda f: f.text("tokenizer.json", b"[" + b"[]," * 12_000_000 + b"1]"), limit
+    yield "tokenizer-numbers", lambda f: f.text("tokenizer.json", b"[" + b"1," * 20_000_000 + b"1]"), limit
+    yield "tokenizer-slow-normalizer", lambda f: f.tokenizer(slow_normalizer), "normalizers pass"
+    yield "template-keys", lambda f: f.text("tokenizer_config.json", json_keys(1_500_000)), limit
+    yield "template-lists", lambda f: f.text("tokenizer_config.json", b"[" + b"[]," * 5_000_000 + b"1]"), limit
     yield "template-broken", lambda f: f.text("tokenizer_config.json", "{"), "tokenizer_config.json"
     yield "template-deep", lambda f: f.text("tokenizer_config.json", "[" * 100000), "tokenizer_config.json"
     yield "template-not-utf8", lambda f: f.text("chat_template.jinja", b"\xff\xfe"), "chat_template.jinja"
     yield "template-zero-byte", lambda f: f.text("chat_template.jinja", b"a\0b"), "chat_template.jinja"
     yield "template-large", lambda f: f.text("chat_template.jinja", b"a" * (2 << 20)), "chat_template.jinja"
+
+
+def slow_normalizer(tokenizer):
+    """Rules that blow each added token up and make it short again; 250 tokens that were pieces."""
+    vocab = tokenizer["model"]["vocab"]
+    pieces = [p for p in list(vocab)[3:] if not set(p) & set("yz")][:250]
+    tokenizer["model"]["merges"] = []
+    for piece in pieces:
+        tokenizer["added_tokens"].append({"id": vocab.pop(piece), "content": piece + "z" * 15, "normalized": True})
+    rules = [("z", "y" * 1000)] + [("yy", "yy")] * 14 + [("yy", "")]
+    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [
+        {"type": "Replace", "pattern": {"String": a}, "content": b} for a, b in rules]}
 
 
 def sparse(path, head, size):
