@@ -14,6 +14,7 @@ typedef struct sl_device_params {
     size_t n_slot, n_batch, n_thread; /* n_thread 0: as many as there are processors and work */
     bool kv_f16;                      /* KV elements are f16 instead of f32 */
     int ordinal;                      /* which of the devices of this kind */
+    uint64_t weights_to_come;         /* bytes, for a choice of device before there is a graph */
     bool exact;                       /* f32 activations where the device would take f16 */
     void (*progress)(void *arg, uint64_t done, uint64_t all); /* bytes of weights uploaded; may be NULL */
     void *progress_arg;

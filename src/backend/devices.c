@@ -44,13 +44,12 @@ size_t sl_devices(sl_device_info *devices, size_t cap) {
     return 1 + (n ? n : 1);
 }
 
-/* Whether the model, if there is one, fits. If not, in note that the device is passed over. */
+/* Whether the model, or one that is still to come, fits. If not, in note that the device is passed over. */
 static bool fits(const sl_device_info *d, const sl_graph *graph, const sl_device_params *params, char *note,
                  size_t size) {
 #ifdef SL_CUDA
-    sl_cuda_need need;
-    if (!graph) return true;
-    if (sl_cuda_needs(graph, params, &need, NULL) != SL_OK) return false;
+    sl_cuda_need need = { .missing = params->weights_to_come };
+    if (graph && sl_cuda_needs(graph, params, &need, NULL) != SL_OK) return false;
     if (need.missing <= d->free_bytes) return true;
     snprintf(note, size, "%s is passed over for the CPU: the model needs %.2f GB, %.2f GB are free", d->id,
              (double)need.missing / 1e9, (double)d->free_bytes / 1e9);

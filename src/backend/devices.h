@@ -8,13 +8,14 @@
 bool sl_device_name_is_known(const char *name);
 /* What was chosen. note: why "auto" passed a GPU over, one line; empty: it did not. */
 typedef struct sl_device_choice { const sl_backend *backend; char id[16], note[280]; } sl_device_choice;
-/* name: "cpu" (also NULL), "cuda" (the first usable), "cuda:N" or "auto" (sluice.h). graph NULL: there is no model
- * yet, and "auto" takes the first usable GPU. Sets *choice and params->ordinal. SL_E_ARG: no such name; SL_E_DEVICE: the device cannot be used, with the reason. */
+/* name: "cpu" (also NULL), "cuda" (the first usable), "cuda:N" or "auto" (sluice.h). graph NULL: there is no model yet,
+ * and "auto" takes the first usable GPU with room for params->weights_to_come. Sets *choice and params->ordinal.
+ * SL_E_ARG: no such name; SL_E_DEVICE: the device cannot be used, with the reason. */
 sl_status sl_device_choose(const char *name, const sl_graph *graph, sl_device_params *params,
                            sl_device_choice *choice, sl_error *err);
 
-/* What "auto" asks, of the test device too: the first usable CUDA device with room for the graph's weights and states.
- * False: none, and if there was any, choice->note says why. */
+/* What "auto" asks, of the test device too: the first usable CUDA device with room for the graph's weights and states,
+ * without a graph for params->weights_to_come. False: none, and if there was any, choice->note says why. */
 bool sl_device_that_fits(const sl_graph *graph, sl_device_params *params, sl_device_choice *choice);
 
 /* Probes of a device: bytes read and written when it copies its memory; cuBLAS's rate for f32 and f16, 0

@@ -617,6 +617,14 @@ static void test_automatic_choice(void **state) {
     if (!strstr(choice.note, "cuda:0 is passed over for the CPU: the model needs 0.0") ||
         !strstr(choice.note, " GB, 0.00 GB are free"))
         fail_msg("%s", choice.note);
+    choice = (sl_device_choice){ .id = "cpu" };
+    params.weights_to_come = (uint64_t)3 << 30;
+    assert_false(sl_device_that_fits(NULL, &params, &choice));
+    if (!strstr(choice.note, "cuda:0 is passed over for the CPU: the model needs 3.22 GB, "))
+        fail_msg("%s", choice.note);
+    params.weights_to_come = 1000;
+    assert_true(sl_device_that_fits(NULL, &params, &choice));
+    assert_string_equal(choice.note, "");
     sl_model_close(model);
 }
 
