@@ -204,12 +204,11 @@ int sl_silu_mul_cuda(const sl_silu_args *args, sl_cuda_stream stream);
  * harness holds the same kernel against the same reference: no norm (then no gate either), no s (r as it is),
  * no dt_bias (delta as it is). */
 
-/* docs/bridge.md step 4: shifted keys, y of a token is x of the token before it in its sequence, the state at the first
- * row of a run; or, with mu, pair keys: y = x (1 + mu * x of the token before). */
+/* docs/bridge.md step 4, shifted keys: y of a token is x of the token before it in its sequence, the state at the first
+ * row of a run. */
 typedef struct sl_shift_args {
     const void *x;
     void *y;
-    const float *mu; /* [n] or NULL */
     sl_slab state; /* [n] x of the last token */
     uint64_t x_stride, y_stride;
     uint32_t n;

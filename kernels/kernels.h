@@ -32,8 +32,6 @@ typedef void (*sl_rmsnorm_fn)(const float *x, const float *w, float *y, size_t n
 typedef void (*sl_silu_mul_fn)(const float *g, const float *u, float *y, size_t n);
 /* y = silu(a + b); y may be a or b. */
 typedef void (*sl_silu_add_fn)(const float *a, const float *b, float *y, size_t n);
-/* y = x * (1 + mu * before): pair keys, bridge.md step 4; y may be x. */
-typedef void (*sl_pair_fn)(const float *x, const float *before, const float *mu, float *y, size_t n);
 /* y += alpha * x. */
 typedef void (*sl_add_scaled_fn)(float *y, const float *x, float alpha, size_t n);
 /* y = alpha * softplus(x + b), softplus(z) = max(z, 0) + log1p(exp(-|z|)); y may be x. */
@@ -137,7 +135,6 @@ typedef struct sl_kernels {
     sl_rmsnorm_fn rmsnorm;
     sl_silu_mul_fn silu_mul;
     sl_silu_add_fn silu_add;
-    sl_pair_fn pair;
     sl_add_scaled_fn add_scaled;
     sl_softplus_fn softplus;
     sl_rope_fn rope;

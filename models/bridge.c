@@ -12,7 +12,7 @@
 typedef struct bridge_hyper {
     size_t n_vocab, d, e, n_layer, head_dim, n_head, n_state, n_group, k, block, f;
     float eps;
-    bool tied, any_s4d, shift_keys, pair_keys;
+    bool tied, any_s4d, shift_keys;
     bool s4d[SL_MAX_LAYER], routed[SL_MAX_LAYER];
     float tau[SL_MAX_LAYER];
 } bridge_hyper;
@@ -115,7 +115,6 @@ static sl_status bridge_read(const sl_meta *meta, void *hyper, sl_error *err) {
     if (!(h->eps > 0)) return sl_fail(err, SL_E_FORMAT, "rms_norm_eps is %g, expected more than 0", eps);
     SL_TRY(sl_meta_bool(meta, "tie_word_embeddings", false, &h->tied, err));
     SL_TRY(sl_meta_bool(meta, "shift_keys", false, &h->shift_keys, err));
-    SL_TRY(sl_meta_bool(meta, "pair_keys", false, &h->pair_keys, err));
     SL_TRY(read_ssm_types(meta, h, err));
     SL_TRY(read_routed_layers(meta, h, err));
     SL_TRY(read_thresholds(meta, h, err));
@@ -154,7 +153,6 @@ static bool add_layer(const bridge_hyper *h, size_t layer, sl_schema *schema) {
         { true, SL_TENSOR_MATRIX, "model.layers.%zu.mlp.down.weight", 2, { d, f } },
         { s6, SL_TENSOR_KEEP, "model.layers.%zu.ssm.A_log", 1, { h->n_head } },
         { s6, SL_TENSOR_KEEP, "model.layers.%zu.ssm.dt_bias", 1, { h->n_head } },
-        { s6 && h->pair_keys, SL_TENSOR_KEEP, "model.layers.%zu.ssm.mu", 1, { d } },
         { s4d, SL_TENSOR_KEEP, "model.layers.%zu.ssm.log_dt", 1, { e } },
         { s4d, SL_TENSOR_KEEP, "model.layers.%zu.ssm.log_A_real", 2, { e, h->n_state / 2 } },
         { s4d, SL_TENSOR_KEEP, "model.layers.%zu.ssm.A_imag", 2, { e, h->n_state / 2 } },
@@ -230,33 +228,22 @@ static void s4d_poles(const bridge_hyper *h, const sl_weights *w, size_t layer, 
         }
 }
 
-/* W_ssm u of the deep tokens, whose rows B and C read keys made of u. Pair keys stand for two tokens in a row, so that
- * only what followed both is found. With shifted keys B reads the key of the token before: B and C of one token then
- * meet where a later token equals an earlier one, and what is found is what followed it. */
-static int32_t build_s6_in(const bridge_hyper *h, const sl_weights *weights, size_t i, const sl_tensor *w, int32_t u,
-                           sl_route route, sl_graph *g) {
-    const size_t b = 2 * h->e, n_key = h->n_group * h->n_state, c = b + n_key, delta = c + n_key;
-    int32_t key = h->pair_keys ? sl_graph_pair(g, u, keep(weights, "model.layers.%zu.ssm.mu", i)) : u;
-    int32_t before = h->shift_keys ? sl_graph_shift(g, key) : key;
-    int32_t deep = sl_graph_gather(g, u, route), in = sl_graph_columns(g, deep, delta + h->n_head);
+/* W_ssm u of the deep tokens. With shifted keys B reads u of the token before: B and C of one token then meet where
+ * a later token equals an earlier one, and what is found is what followed it. */
+static int32_t build_ssm_in(const bridge_hyper *h, const sl_tensor *w, size_t i, int32_t u, sl_route route, sl_graph *g) {
+    int32_t deep = sl_graph_gather(g, u, route);
+    if (!h->shift_keys || h->s4d[i]) return sl_graph_linear(g, deep, w, NULL);
+    const size_t b = 2 * h->e, n_b = h->n_group * h->n_state, c = b + n_b, all = c + n_b + h->n_head;
+    int32_t before = sl_graph_gather(g, sl_graph_shift(g, u), route), in = sl_graph_columns(g, deep, all);
     sl_graph_linear_into(g, in, 0, deep, sl_graph_rows(g, w, 0, b));
-    sl_graph_linear_into(g, in, b, sl_graph_gather(g, before, route), sl_graph_rows(g, w, b, n_key));
-    const size_t rest = h->pair_keys ? delta : c; /* from here on the rows read u itself */
-    if (h->pair_keys) sl_graph_linear_into(g, in, c, sl_graph_gather(g, key, route), sl_graph_rows(g, w, c, n_key));
-    sl_graph_linear_into(g, in, rest, deep, sl_graph_rows(g, w, rest, delta + h->n_head - rest));
+    sl_graph_linear_into(g, in, b, before, sl_graph_rows(g, w, b, n_b));
+    sl_graph_linear_into(g, in, c, deep, sl_graph_rows(g, w, c, all - c));
     return in;
-}
-
-static int32_t build_ssm_in(const bridge_hyper *h, const sl_weights *weights, size_t i, int32_t u, sl_route route,
-                            sl_graph *g) {
-    const sl_tensor *w = sl_weights_get(weights, "model.layers.%zu.ssm.in.weight", i);
-    if (!h->s4d[i] && (h->pair_keys || h->shift_keys)) return build_s6_in(h, weights, i, w, u, route, g);
-    return sl_graph_linear(g, sl_graph_gather(g, u, route), w, NULL);
 }
 
 static int32_t build_ssm(const bridge_hyper *h, const sl_weights *w, size_t i, int32_t u, int32_t s, sl_route route,
                          sl_graph *g) {
-    int32_t in = build_ssm_in(h, w, i, u, route, g);
+    int32_t in = build_ssm_in(h, sl_weights_get(w, "model.layers.%zu.ssm.in.weight", i), i, u, route, g);
     const float *skip = keep(w, "model.layers.%zu.ssm.D", i), *norm = keep(w, "model.layers.%zu.ssm.norm.weight", i);
     if (!h->s4d[i]) {
         sl_s6 p = { h->e, h->head_dim, h->n_state, h->n_group,

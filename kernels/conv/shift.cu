@@ -1,4 +1,4 @@
-/* Rows moved by one token within their sequences, or paired with the row before, on a CUDA device: bridge.md step 4.
+/* Rows moved by one token within their sequences on a CUDA device: bridge.md step 4, shifted keys.
  *
  * A block takes a chunk of a run's tokens for some columns, a thread a column at a time: it carries the row before in a
  * register. Only the first chunk of a run reads the state, and the same thread writes it afterwards. */
@@ -17,11 +17,9 @@ template <class T> __global__ void __launch_bounds__(N_THREAD, 8) shift(sl_shift
     T *y = static_cast<T *>(a.y) + start * a.y_stride + c;
     float *state = a.state.data + a.runs.slot[run] * a.state.slot_stride + c;
     float before = from ? sl_load(x + (from - 1) * a.x_stride) : *state;
-    const float mu = a.mu ? a.mu[c] : 0;
     for (uint32_t t = from; t < end; t++) {
-        const float now = sl_load(x + t * a.x_stride);
-        sl_store(y + t * a.y_stride, a.mu ? now * fmaf(mu, before, 1.0f) : before);
-        before = now;
+        sl_store(y + t * a.y_stride, before);
+        before = sl_load(x + t * a.x_stride);
     }
     if (!from) *state = sl_load(x + (n_tok - 1) * a.x_stride);
 }

@@ -20,16 +20,6 @@ void SL_ISA(sl_silu_add)(const float *a, const float *b, float *y, size_t n) {
     if (i < n) silu_add_lanes(a + i, b + i, y + i, n - i);
 }
 
-SL_INLINE void pair_lanes(const float *x, const float *before, const float *mu, float *y, size_t n) {
-    v_store_n(y, v_mul(v_load_n(x, n), v_fma(v_load_n(mu, n), v_load_n(before, n), v_set1(1))), n);
-}
-
-void SL_ISA(sl_pair)(const float *x, const float *before, const float *mu, float *y, size_t n) {
-    size_t i = 0;
-    for (; i + SL_LANES <= n; i += SL_LANES) pair_lanes(x + i, before + i, mu + i, y + i, SL_LANES);
-    if (i < n) pair_lanes(x + i, before + i, mu + i, y + i, n - i);
-}
-
 SL_INLINE void add_scaled_lanes(float *y, const float *x, vf alpha, size_t n) {
     v_store_n(y, v_fma(alpha, v_load_n(x, n), v_load_n(y, n)), n);
 }

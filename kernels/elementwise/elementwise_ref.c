@@ -13,10 +13,6 @@ void sl_silu_add_ref(const float *a, const float *b, float *y, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] = (float)silu(a[i] + b[i]);
 }
 
-void sl_pair_ref(const float *x, const float *before, const float *mu, float *y, size_t n) {
-    for (size_t i = 0; i < n; i++) y[i] = (float)(x[i] * (1 + (double)mu[i] * before[i]));
-}
-
 void sl_add_scaled_ref(float *y, const float *x, float alpha, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] += alpha * x[i];
 }

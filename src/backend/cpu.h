@@ -94,7 +94,6 @@ size_t sl_cpu_scratch_bytes(const sl_graph *graph); /* per thread */
 
 /* Sequence nodes, in cpu_sequence.c. */
 void sl_cpu_shift(const sl_pass *pass, const sl_node *node, size_t thread);
-void sl_cpu_pair(const sl_pass *pass, const sl_node *node, size_t thread);
 void sl_cpu_conv_gate(const sl_pass *pass, const sl_node *node, size_t thread);
 void sl_cpu_ssm_input(const sl_pass *pass, const sl_node *node, size_t thread);
 void sl_cpu_s6(const sl_pass *pass, const sl_node *node, size_t thread);

@@ -179,7 +179,6 @@ const sl_node_fn sl_cpu_nodes[SL_OP_N] = {
     [SL_OP_ROUTE_SPLIT] = run_route_split,
     [SL_OP_GATHER] = run_gather,
     [SL_OP_SHIFT] = sl_cpu_shift,
-    [SL_OP_PAIR] = sl_cpu_pair,
     [SL_OP_CONV_GATE] = sl_cpu_conv_gate,
     [SL_OP_SSM_INPUT] = sl_cpu_ssm_input,
     [SL_OP_S6] = sl_cpu_s6,

@@ -11,40 +11,19 @@ static void share_heads(const sl_pass *pass, size_t n_head, size_t thread, size_
     sl_share(n_head, 1, thread, pass->n_thread, from, to);
 }
 
-/* y of some elements of one token from its x and that of the token before. */
-typedef void (*lagging_fn)(const sl_pass *pass, const float *x, const float *before, const float *mu, float *y, size_t n);
-
-static void run_lagging(const sl_pass *pass, const sl_node *node, size_t thread, lagging_fn f, const float *mu) {
+void sl_cpu_shift(const sl_pass *pass, const sl_node *node, size_t thread) {
     size_t c, end;
     sl_share(pass->graph->values[node->out].width, 16, thread, pass->n_thread, &c, &end);
-    for (size_t r = 0; r < pass->batch->n_run && end > c; r++) {
+    const size_t bytes = (end - c) * sizeof(float);
+    for (size_t r = 0; r < pass->batch->n_run && bytes; r++) {
         const sl_batch_run *run = &pass->batch->runs[r];
-        float *state = sl_slot_state(pass, node, run->slot) + c;
-        const float *before = state;
-        for (size_t t = run->start; t < run->start + run->n_tok; t++) {
-            const float *x = sl_row(pass, node->in[0], t) + c;
-            f(pass, x, before, mu + (mu ? c : 0), sl_row(pass, node->out, t) + c, end - c);
-            before = x;
+        float *before = sl_slot_state(pass, node, run->slot) + c;
+        for (size_t t = 0; t < run->n_tok; t++) {
+            memcpy(sl_row(pass, node->out, run->start + t) + c, before, bytes);
+            before = sl_row(pass, node->in[0], run->start + t) + c;
         }
-        memmove(state, before, (end - c) * sizeof *state);
+        memmove(sl_slot_state(pass, node, run->slot) + c, before, bytes);
     }
-}
-
-static void shift(const sl_pass *pass, const float *x, const float *before, const float *mu, float *y, size_t n) {
-    (void)pass, (void)x, (void)mu;
-    memcpy(y, before, n * sizeof *y);
-}
-
-static void pair(const sl_pass *pass, const float *x, const float *before, const float *mu, float *y, size_t n) {
-    pass->kernels->pair(x, before, mu, y, n);
-}
-
-void sl_cpu_shift(const sl_pass *pass, const sl_node *node, size_t thread) {
-    run_lagging(pass, node, thread, shift, NULL);
-}
-
-void sl_cpu_pair(const sl_pass *pass, const sl_node *node, size_t thread) {
-    run_lagging(pass, node, thread, pair, node->u.pair);
 }
 
 void sl_cpu_conv_gate(const sl_pass *pass, const sl_node *node, size_t thread) {

@@ -251,10 +251,9 @@ static int launch_block_linear(const sl_cuda_pass *pass, const sl_node *node) {
 
 /* ---- sequences ---------------------------------------------------------------------------------- */
 
-static int launch_lagging(const sl_cuda_pass *pass, const sl_node *node) {
+static int launch_shift(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_shift_args args = {
         .x = at(pass, node->in[0]), .y = at(pass, node->out), .state = slab_of(pass, node),
-        .mu = node->op == SL_OP_PAIR ? find_floats(pass, node->u.pair) : NULL,
         .x_stride = stride(pass, node->in[0]), .y_stride = stride(pass, node->out),
         .n = (uint32_t)pass->graph->values[node->out].width, .act = act(pass), .runs = runs_of(pass, SL_ALL),
     };
@@ -434,8 +433,7 @@ static const launch_fn launches[SL_OP_N] = {
     [SL_OP_ROUTE_SCORE] = launch_route_score,
     [SL_OP_ROUTE_SPLIT] = launch_route_split,
     [SL_OP_GATHER] = launch_gather,
-    [SL_OP_SHIFT] = launch_lagging,
-    [SL_OP_PAIR] = launch_lagging,
+    [SL_OP_SHIFT] = launch_shift,
     [SL_OP_CONV_GATE] = launch_conv,
     [SL_OP_S6] = launch_s6,
     [SL_OP_S4D] = launch_s4d,

@@ -151,9 +151,8 @@ static void floats(const visit *v, const float *data, size_t n) {
     if (data && n) v->f(v->arg, data, n * sizeof *data, NULL);
 }
 
-static void visit_sequence(const sl_graph *g, const visit *v, const sl_node *node) {
+static void visit_sequence(const visit *v, const sl_node *node) {
     switch (node->op) {
-    case SL_OP_PAIR: floats(v, node->u.pair, g->values[node->out].width); break;
     case SL_OP_CONV_GATE: {
         const sl_conv *p = &node->u.conv;
         floats(v, p->taps, p->k * p->e);
@@ -203,7 +202,7 @@ static void visit_node(const sl_graph *g, const visit *v, const sl_node *node) {
         floats(v, node->u.router.b, 1);
         break;
     case SL_OP_ROPE_TABLE: floats(v, g->inv_freq, g->n_rot / 2); break;
-    default: visit_sequence(g, v, node);
+    default: visit_sequence(v, node);
     }
 }
 

@@ -10,7 +10,7 @@
 
 static const char *const op_names[SL_OP_N] = {
     "embed", "rope_table", "norm", "quant", "linear", "block_linear", "silu_mul", "route_score", "route_split",
-    "gather", "shift", "pair", "conv_gate", "ssm_input", "s6", "s4d", "bridge", "rope", "kv_store", "attention",
+    "gather", "shift", "conv_gate", "ssm_input", "s6", "s4d", "bridge", "rope", "kv_store", "attention",
 };
 
 const char *sl_op_name(sl_op op) { return op < SL_OP_N ? op_names[op] : "?"; }
@@ -237,23 +237,13 @@ int32_t sl_graph_outputs(sl_graph *g, int32_t x) { return gather(g, x, SL_OUTPUT
 
 /* ---- sequence nodes ----------------------------------------------------------------------------- */
 
-/* A node that reads x of the token before: its state. */
-static sl_node *add_lagging(sl_graph *g, sl_op op, int32_t x) {
+int32_t sl_graph_shift(sl_graph *g, int32_t x) {
     assert(g->failed || domain_of(g, x) == SL_ALL);
     size_t width = width_of(g, x);
-    sl_node *node = add_node(g, op, SL_ALL);
+    sl_node *node = add_node(g, SL_OP_SHIFT, SL_ALL);
     node->in[0] = x;
-    node->state = add_state(g, sl_op_name(op), width);
-    node->out = add_floats(g, SL_ALL, width);
-    return node;
-}
-
-int32_t sl_graph_shift(sl_graph *g, int32_t x) { return add_lagging(g, SL_OP_SHIFT, x)->out; }
-
-int32_t sl_graph_pair(sl_graph *g, int32_t x, const float *mu) {
-    sl_node *node = add_lagging(g, SL_OP_PAIR, x);
-    node->u.pair = mu;
-    return node->out;
+    node->state = add_state(g, "shift", width);
+    return node->out = add_floats(g, SL_ALL, width);
 }
 
 int32_t sl_graph_conv_gate(sl_graph *g, int32_t pqv, const sl_conv *p) {

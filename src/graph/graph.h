@@ -33,8 +33,8 @@ const float *sl_weights_floats(const sl_weights *weights, const char *name_forma
 
 typedef enum sl_op {
     SL_OP_EMBED, SL_OP_ROPE_TABLE, SL_OP_NORM, SL_OP_QUANT, SL_OP_LINEAR, SL_OP_BLOCK_LINEAR, SL_OP_SILU_MUL,
-    SL_OP_ROUTE_SCORE, SL_OP_ROUTE_SPLIT, SL_OP_GATHER, SL_OP_SHIFT, SL_OP_PAIR, SL_OP_CONV_GATE, SL_OP_SSM_INPUT, SL_OP_S6,
-    SL_OP_S4D, SL_OP_BRIDGE, SL_OP_ROPE, SL_OP_KV_STORE, SL_OP_ATTENTION, SL_OP_N
+    SL_OP_ROUTE_SCORE, SL_OP_ROUTE_SPLIT, SL_OP_GATHER, SL_OP_SHIFT, SL_OP_CONV_GATE, SL_OP_SSM_INPUT, SL_OP_S6, SL_OP_S4D,
+    SL_OP_BRIDGE, SL_OP_ROPE, SL_OP_KV_STORE, SL_OP_ATTENTION, SL_OP_N
 } sl_op;
 
 /* Parameters of the larger nodes; pointers are borrowed and live as long as the graph. */
@@ -71,7 +71,6 @@ typedef struct sl_node {
         sl_norm norm;
         sl_linear linear;
         sl_router router;
-        const float *pair; /* [width] */
         sl_conv conv;
         sl_s6 s6;
         sl_s4d s4d;
@@ -92,7 +91,7 @@ typedef struct sl_value {
 } sl_value;
 
 typedef struct sl_state_tensor {
-    const char *name;    /* "shift", "pair", "conv", "s6", "s4d", "bridge" */
+    const char *name;    /* "shift", "conv", "s6", "s4d", "bridge" */
     uint32_t layer;
     size_t n;            /* floats */
     size_t offset;       /* floats from the start of the slot's block, a multiple of 16 */
@@ -162,8 +161,6 @@ int32_t sl_graph_outputs(sl_graph *graph, int32_t x);
 
 /* Each token's x is that of the token before it in its sequence, zero at the first. x: all tokens. */
 int32_t sl_graph_shift(sl_graph *graph, int32_t x);
-/* x (1 + mu * x of the token before), by elements: a value for every two tokens in a row. mu: [width], borrowed. */
-int32_t sl_graph_pair(sl_graph *graph, int32_t x, const float *mu);
 int32_t sl_graph_conv_gate(sl_graph *graph, int32_t pqv, const sl_conv *p);
 /* in: [g | r | B | C | delta] of the deep tokens; s: all tokens. */
 int32_t sl_graph_s6(sl_graph *graph, int32_t in, int32_t s, sl_route route, const sl_s6 *p);

@@ -37,16 +37,6 @@ static double truth_silu_add(float x, float b, double *bound) {
     return silu((double)sum);
 }
 
-/* the second vector of two tokens, and the first one's elements as weights */
-static void apply_pair(const sl_kernels *k, const float *x, const float *b, float *y, size_t n) {
-    k->pair(x, b, x, y, n);
-}
-static double truth_pair(float x, float b, double *bound) {
-    const double part = (double)x * b;
-    *bound = CHECK_U * fabs((double)x) * (fabs(part) + 2 * fabs(1 + part)) * 1.001 + 0x1p-149;
-    return x * (1 + part);
-}
-
 static void apply_softplus(const sl_kernels *k, const float *x, const float *b, float *y, size_t n) {
     k->softplus(x, b, y, ALPHA, n);
 }
@@ -139,18 +129,6 @@ void check_silu_add(check *c) {
     special(c, apply_silu_add, 2, NAN, NAN);
 }
 
-void check_pair(check *c) {
-    const float x = 3, before = 5, mu = 7;
-    float y;
-    all_sizes(c, apply_pair, truth_pair);
-    special(c, apply_pair, NAN, 2, NAN);
-    special(c, apply_pair, 2, NAN, NAN);
-    check_case(c, "three inputs apart");
-    c->test->pair(&x, &before, &mu, &y, 1);
-    if (y != 108) check_fail(c, "found %g, expected 108", (double)y);
-    check_end(c);
-}
-
 void check_softplus(check *c) {
     all_sizes(c, apply_softplus, truth_softplus);
     first_in_place(c, apply_softplus);
@@ -177,7 +155,6 @@ static void bench(check *c, apply_fn apply, double flops) {
 
 void bench_silu_mul(check *c) { bench(c, apply_silu_mul, 0); }
 void bench_silu_add(check *c) { bench(c, apply_silu_add, 0); }
-void bench_pair(check *c) { bench(c, apply_pair, 3); }
 void bench_softplus(check *c) { bench(c, apply_softplus, 0); }
 void bench_add_scaled(check *c) {
     enum { N = 2048 };
@@ -212,14 +189,4 @@ void mutant_softplus_plain(const float *x, const float *b, float *y, float alpha
 
 void mutant_add_scaled_overwrite(float *y, const float *x, float alpha, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] = alpha * x[i];
-}
-
-/* Every vector of weights as the first. */
-void mutant_pair_one_mu(const float *x, const float *before, const float *mu, float *y, size_t n) {
-    for (size_t i = 0; i < n; i++) y[i] = x[i] * (1 + mu[i % 8] * before[i]);
-}
-
-/* The two tokens exchanged. */
-void mutant_pair_turned(const float *x, const float *before, const float *mu, float *y, size_t n) {
-    sl_kernels_select(SL_CPU_REF).pair(before, x, mu, y, n);
 }

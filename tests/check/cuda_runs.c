@@ -344,25 +344,20 @@ static batch start_case(check *c, sl_act act, uint32_t n_run, uint32_t longest, 
 
 static void launch_shift(const batch *b, call *k) {
     const sl_shift_args a = { .x = k->in[0], .y = k->out, .state = k->state, .x_stride = k->in_stride[0],
-                              .y_stride = k->out_stride, .mu = b->n_param ? k->param[0] : NULL, .n = b->e, .act = b->act, .runs = k->runs };
+                              .y_stride = k->out_stride, .n = b->e, .act = b->act, .runs = k->runs };
     cuda_run(cuda.shift(&a, NULL));
 }
 
 static void truth_shift(const batch *b, uint32_t r, uint32_t t, double *state, double *out) {
     (void)r;
-    for (size_t i = 0; i < b->e; i++) {
-        const double x = row_of(b, 0, t)[i];
-        out[i] = b->n_param ? x * (1 + b->param[0][i] * state[i]) : state[i];
-        state[i] = x;
-    }
+    for (size_t i = 0; i < b->e; i++) out[i] = state[i], state[i] = row_of(b, 0, t)[i];
 }
 
-static void shift_case(check *c, sl_act act, uint32_t n_run, uint32_t n, bool pair) {
-    check_case(c, "%s%s runs=%u n=%u", pair ? "pair " : "", cuda_act_name(act), n_run, n);
+static void shift_case(check *c, sl_act act, uint32_t n_run, uint32_t n) {
+    check_case(c, "%s runs=%u n=%u", cuda_act_name(act), n_run, n);
     batch b = start_case(c, act, n_run, n_run > 20 ? 5 : 70, false);
     b.e = b.head_dim = n;
     add_input(&b, n, false, -1.5f, 1.5f);
-    if (pair) add_param(&b, n, -2, 2);
     set_out(&b, n, false, n);
     b.launch = launch_shift;
     four_ways(&b);
@@ -373,9 +368,8 @@ static void shift_case(check *c, sl_act act, uint32_t n_run, uint32_t n, bool pa
 void check_cuda_shift_runs(check *c) {
     static const uint32_t sizes[] = { 1, 20, 127, 128, 300 };
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes && !c->failed; s++)
-        for (int i = 0; i < 4; i++) shift_case(c, (sl_act)(i % 2), 5, sizes[s], i / 2);
-    shift_case(c, SL_ACT_F32, MAX_RUN, 9, false);
-    shift_case(c, SL_ACT_F32, MAX_RUN, 9, true);
+        for (int act = 0; act < 2; act++) shift_case(c, (sl_act)act, 5, sizes[s]);
+    shift_case(c, SL_ACT_F32, MAX_RUN, 9);
 }
 
 /* ---- convolution -------------------------------------------------------------------------------- */
@@ -732,13 +726,6 @@ int mutant_cuda_shift_first_run(const sl_shift_args *args, sl_cuda_stream stream
 int mutant_cuda_shift_no_tail(const sl_shift_args *args, sl_cuda_stream stream) {
     sl_shift_args a = *args;
     a.n = a.n > 4 ? a.n / 4 * 4 : a.n;
-    return sl_shift_cuda(&a, stream);
-}
-
-/* Pairs as if there were no first token. */
-int mutant_cuda_shift_no_mu(const sl_shift_args *args, sl_cuda_stream stream) {
-    sl_shift_args a = *args;
-    a.mu = NULL;
     return sl_shift_cuda(&a, stream);
 }
 

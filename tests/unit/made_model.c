@@ -48,7 +48,6 @@ static void describe_bridge(sl_meta *meta, bool plain) {
     assert_int_equal(sl_meta_add(meta, "ssm_type", SL_META_STRING, true, types, 4, NULL), SL_OK);
     if (plain) return;
     assert_int_equal(sl_meta_add(meta, "shift_keys", SL_META_BOOL, false, &yes, 1, NULL), SL_OK);
-    assert_int_equal(sl_meta_add(meta, "pair_keys", SL_META_BOOL, false, &yes, 1, NULL), SL_OK);
     assert_int_equal(sl_meta_add(meta, "routed_layers", SL_META_INT, true, routed, 2, NULL), SL_OK);
 }
 

@@ -33,7 +33,6 @@ class Config:
     rms_norm_eps: float = 1e-5
     ssm_type: object = "s6"
     shift_keys: bool = False
-    pair_keys: bool = False
     routed_layers: list = field(default_factory=list)
     router_threshold: object = 0.5
     tie_word_embeddings: bool = False
@@ -96,8 +95,7 @@ def layer_weights(c, layer):
         parts["router"] = Weights(weight=(d,), bias=(1,))
     if c.kind(layer) == "s6":
         rows = 2 * e + 2 * c.n_groups * c.state_size + h
-        pair = {"mu": (d,)} if c.pair_keys else {}
-        parts["ssm"] = Weights(**{"in": Weights(weight=(rows, d)), "A_log": (h,), "dt_bias": (h,), **pair},
+        parts["ssm"] = Weights(**{"in": Weights(weight=(rows, d)), "A_log": (h,), "dt_bias": (h,)},
                                D=(e,), norm=Weights(weight=(e,)))
     else:
         parts["ssm"] = Weights(**{"in": Weights(weight=(2 * e, d))}, log_dt=(e,), log_A_real=(e, m), A_imag=(e, m),
@@ -141,16 +139,13 @@ def s4d_constants(w, dtype):
     return (grow + 1).to(complex_type), (c * grow / a).to(complex_type)
 
 
-def pair_keys(c, w, u, before):
-    """What B and C read of u: with pair keys each of its values times what the token before makes of it."""
-    return u * (1 + w.mu * before) if c.pair_keys else u
-
-
-def s6_project(c, weight, u, k, k_before):
-    """W_ssm u, where B and C read the keys k; with shifted keys B those of the token before."""
-    gn = c.n_groups * c.state_size
-    gr, b, cc, delta = weight.split([2 * c.inner_size, gn, gn, c.heads])
-    return torch.cat([u @ gr.T, (k_before if c.shift_keys else k) @ b.T, k @ cc.T, u @ delta.T], -1)
+def s6_project(c, weight, u, before):
+    """W_ssm u; with shifted keys the rows of B read u of the token before."""
+    projected = u @ weight.T
+    if not c.shift_keys:
+        return projected
+    keys = slice(2 * c.inner_size, 2 * c.inner_size + c.n_groups * c.state_size)
+    return torch.cat([projected[..., :keys.start], before @ weight[keys].T, projected[..., keys.stop:]], -1)
 
 
 def s6_parts(c, w, projected, rho):
@@ -220,7 +215,7 @@ class Bridge(nn.Module):
             elif leaf.endswith(".C"):
                 p.normal_(0, 0.5 ** 0.5)
             else:
-                constant = {"kappa": 0.1, "D": 1.0, "mu": 1.5, "log_A_real": float(np.log(0.5)), "gamma": 0.0}.get(leaf.split(".")[-1])
+                constant = {"kappa": 0.1, "D": 1.0, "log_A_real": float(np.log(0.5)), "gamma": 0.0}.get(leaf.split(".")[-1])
                 if leaf == "router.bias":
                     constant = 2.0  # start deep
                 elif leaf.startswith("norm") or leaf == "norm.weight":
@@ -278,9 +273,7 @@ class Bridge(nn.Module):
     def ssm(self, layer, w, u, s, rho):
         c, weight, out = self.config, getattr(w, "in").weight, []
         if c.kind(layer) == "s6":
-            shift = lambda x: F.pad(x, (0, 0, 1, 0))[:, :-1]
-            k = pair_keys(c, w, u, shift(u))
-            projected = s6_project(c, weight, u, k, shift(k))
+            projected = s6_project(c, weight, u, F.pad(u, (0, 0, 1, 0))[:, :-1])
             g, r, b, cc, delta, log_a = s6_parts(c, w, projected, rho)
             r = F.silu(r + s)
             rows, state = r.unflatten(-1, (c.heads, -1)), 0
@@ -321,8 +314,7 @@ class Bridge(nn.Module):
             "s": torch.zeros(c.heads, c.head_dim, c.state_size, dtype=dtype) if c.kind(i) == "s6"
             else torch.zeros(e, c.state_size // 2, dtype=complex_type),
             "h": torch.zeros(e, dtype=dtype),
-            "u": torch.zeros(c.hidden_size, dtype=dtype),  # of the token before: read by pair keys
-            "k": torch.zeros(c.hidden_size, dtype=dtype),  # likewise, by shifted keys
+            "u": torch.zeros(c.hidden_size, dtype=dtype),  # of the token before: read with shifted keys only
         } for i in range(c.num_hidden_layers)]
 
     def step(self, token, state, tau=None):
@@ -349,11 +341,10 @@ class Bridge(nn.Module):
     def step_ssm(self, layer, w, u, s, rho, st):
         c, weight = self.config, getattr(w, "in").weight
         if c.kind(layer) == "s6":
-            k, k_before = pair_keys(c, w, u, st["u"]), st["k"]
-            st["u"], st["k"] = u, k
+            before, st["u"] = st["u"], u
             if rho == 0:
                 return torch.zeros_like(s)  # a light token leaves the state untouched
-            projected = s6_project(c, weight, u, k, k_before)
+            projected = s6_project(c, weight, u, before)
             g, r, b, cc, delta, log_a = s6_parts(c, w, projected, rho)
             r = F.silu(r + s)
             drive = (delta[:, None] * r.unflatten(-1, (c.heads, -1)))[..., None] * b[:, None, :]

@@ -36,12 +36,6 @@ BRIDGE = {
     "bridge-shifted-keys": (dict(hidden_size=20, inner_size=24, num_hidden_layers=3, head_dim=6, state_size=10, n_groups=2,
                                  conv_kernel=3, intermediate_size=26, ssm_type=["s6", "s4d", "s6"], shift_keys=True,
                                  routed_layers=[2], tie_word_embeddings=True), [0, 0.7, 1]),
-    # B and C read two tokens each, B those before its own; and B and C of the same two tokens.
-    "bridge-pair-keys": (dict(hidden_size=22, inner_size=24, num_hidden_layers=3, head_dim=6, state_size=8, n_groups=2,
-                              conv_kernel=3, intermediate_size=26, ssm_type=["s6", "s4d", "s6"], shift_keys=True, pair_keys=True,
-                              routed_layers=[2], tie_word_embeddings=True), [0, 0.7, 1]),
-    "bridge-pair-unshifted": (dict(hidden_size=20, num_hidden_layers=2, head_dim=10, gate_block=5, state_size=8, conv_kernel=2,
-                                   intermediate_size=18, pair_keys=True, tie_word_embeddings=True), []),
     # The demo model's proportions, so that the tuned kernels (P 64, N 64, b 64) are met too.
     "bridge-shape64": (dict(hidden_size=64, num_hidden_layers=1, head_dim=64, state_size=64, conv_kernel=4, intermediate_size=32,
                             gate_block=64, tie_word_embeddings=True), []),
@@ -65,7 +59,7 @@ def randomize(model):
             p.uniform_(0, 6)
         elif leaf == "Lambda":
             p.uniform_(-6, 0)
-        elif leaf in ("kappa", "omega", "gamma", "D", "mu", "bias"):
+        elif leaf in ("kappa", "omega", "gamma", "D", "bias"):
             p.normal_(0, 0.5)
         elif "norm" in name and p.ndim == 1:
             p.uniform_(0.5, 1.5)

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Turns a training checkpoint into a model folder: config.json, model.safetensors (f32), tokenizer and hints.
 
-The training-only twin stays behind, a lens of the keys is folded into the weights. For Bridge the hints name the
-threshold as the dial that it is.
+The training-only twin stays behind. For Bridge the hints name the threshold as the dial that it is.
 """
 import argparse
 import json
@@ -25,12 +24,8 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     state = torch.load(args.checkpoint, weights_only=False)
-    pairs_from = 0 if any(key.endswith(".ssm.mu") for key in state["model"]) else None
-    model = models.build(args.model, twin=False, lens=bool(state.get("lens")), pairs_from=pairs_from)
+    model = models.build(args.model, twin=False)
     model.load_state_dict(state["model"])
-    if model.lens:
-        model.lens.load_state_dict(state["lens"])
-        model.fold()
     model.save(args.out)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(args.data / name, args.out / name)

@@ -28,9 +28,7 @@ def arguments():
     parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--closed", action="store_true", help="Bridge without its constant")
     parser.add_argument("--unshifted", action="store_true", help="Bridge with keys of the token itself")
-    parser.add_argument("--pairs-from", type=int, help="Bridge with keys of two tokens, from this layer on at the start")
     parser.add_argument("--apart", action="store_true", help="Bridge with B and C drawn apart, not equal at the start")
-    parser.add_argument("--lens", action="store_true", help="Bridge with B and C that read u through a lens")
     return parser.parse_args()
 
 
@@ -49,7 +47,7 @@ def make(args):
         models.TRANSFORMER.update(vocab_size=PIECES)
     models.BRIDGE.update(num_hidden_layers=args.layers, routed_layers=[], shift_keys=not args.unshifted)
     models.TRANSFORMER.update(num_hidden_layers=args.layers)
-    model = models.build(args.model, twin=False, lens=args.lens, pairs_from=args.pairs_from).initialize(1)
+    model = models.build(args.model, twin=False).initialize(1)
     if args.closed:
         for w in model.model.layers:
             getattr(w.ssm, "in").weight.data[:, 0] = 0
@@ -81,7 +79,6 @@ def main():
         loss = model.losses(row[:, :-1].contiguous(), row[:, 1:].contiguous(), 0.0)["loss"]
         loss.backward()
         optimizer.step(args.lr * min(1.0, step / 40))
-        model.refresh(step - 1, lambda moments: None)
         model.constrain()
         if step % 25 == 0:
             first, again = halves(model, row)

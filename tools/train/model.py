@@ -34,8 +34,6 @@ def linear(x, weight):
 
 
 class TrainTransformer(reference_transformer.Transformer):
-    lens = None
-
     def losses(self, tokens, targets, progress=1.0):
         x = self.features(tokens)["features"]
         return {"loss": ops.HeadLoss.apply(x, self.head_weight.bfloat16(), targets.reshape(-1))}
@@ -66,9 +64,6 @@ class TrainTransformer(reference_transformer.Transformer):
 
     def training_only(self):
         return []
-
-    def refresh(self, step, average):
-        pass
 
     def constrain(self):
         pass
@@ -130,68 +125,12 @@ class Twin(nn.Module):
         return match, head
 
 
-class Lens:
-    """What B and C of each layer read their keys through while the model is trained: a matrix [d, d] that takes out their
-    mean, with the help of the constant channel, and damps the directions in which most vary together. `fold` puts it
-    into W_ssm, so weight files know nothing of it. Not in the shipped run.
-
-    Two tokens match by B C. Keys of any two tokens have much in common, behind the first layer and wherever they are made
-    of two tokens; read plainly everything matches with everything, and little is found (docs/results.md).
-    """
-
-    EVERY, KEEP, RIDGE = 10, 0.8, 1.0  # steps; share of the moments' past; of the mean variance, damps what is above
-
-    def __init__(self):
-        self.moments, self.matrices, self.seen, self.due = {}, {}, {}, True
-
-    def apply(self, i, weight, keys):
-        """The weight with its rows keys (a slice) read through layer i's matrix."""
-        if i not in self.matrices:
-            return weight
-        return torch.cat([weight[:keys.start], weight[keys] @ self.matrices[i], weight[keys.stop:]])
-
-    @torch.no_grad()
-    def watch(self, i, k):
-        """Keeps the second moments of the keys k [n, d], and below them their mean."""
-        if self.due:
-            k = k.float()
-            self.seen[i] = torch.cat([k.T @ k / len(k), k.mean(0)[None]])
-
-    @torch.no_grad()
-    def refresh(self, step, average):
-        """After each step's backward pass; average makes the moments of several processes one."""
-        if self.due and self.seen:
-            average(list(self.seen.values()))
-            for i, seen in self.seen.items():
-                self.moments[i] = self.moments[i].lerp(seen, 1 - self.KEEP) if i in self.moments else seen
-                self.matrices[i] = self.matrix(self.moments[i].double()).float()
-        self.seen, self.due = {}, (step + 1) % self.EVERY == 0
-
-    def matrix(self, moments):
-        """P (1 - mean e_0^T / mean_0): without the mean, and P^2 = (covariance / its mean variance + RIDGE)^-1."""
-        second, mean = moments[:-1], moments[-1]
-        centre = torch.eye(len(mean), dtype=mean.dtype)
-        centre[:, 0] -= mean / mean[0]
-        sizes, directions = torch.linalg.eigh(centre @ second @ centre.T)
-        sizes = sizes.clamp(min=0)
-        return directions * (sizes / sizes.mean() + self.RIDGE).rsqrt() @ directions.T @ centre
-
-    def state_dict(self):
-        return {"moments": self.moments, "matrices": self.matrices, "due": self.due}
-
-    def load_state_dict(self, state):
-        self.moments, self.matrices, self.due = state["moments"], state["matrices"], state["due"]
-
-
 class TrainBridge(reference_bridge.Bridge):
     TARGET, LOAD_WEIGHT, TWIN_WEIGHT = 0.5, 0.1, 0.1
 
-    def __init__(self, config, twin=True, lens=False, pairs_from=0):
-        """pairs_from: with pair_keys the layer from which on mu starts as the reference has it; before it at 0."""
+    def __init__(self, config, twin=True):
         super().__init__(config)
-        self.pairs_from = pairs_from
         self.twin = [Twin(config)] if twin else []  # a list: kept out of state_dict(), thus out of weight files
-        self.lens = Lens() if lens else None
 
     @torch.no_grad()
     def initialize(self, seed=0):
@@ -211,9 +150,7 @@ class TrainBridge(reference_bridge.Bridge):
         self.model.embed.weight.mul_(SPREAD / 0.02)  # about its size after training: the constant is large from the start
         self.model.norm.weight.fill_(0.02 / SPREAD)  # and the head starts as flat as before
         seen = CONSTANT / (CONSTANT ** 2 / c.hidden_size + SPREAD ** 2) ** 0.5  # the constant after the first norm
-        for i, w in enumerate(self.model.layers):
-            if c.pair_keys and i < self.pairs_from:
-                w.ssm.mu.zero_()
+        for w in self.model.layers:
             getattr(w.conv, "in").weight[:2 * e, 0] = 1 / seen
             w.conv.norm.weight.fill_(0.5)
             inner = getattr(w.ssm, "in").weight
@@ -239,26 +176,12 @@ class TrainBridge(reference_bridge.Bridge):
         for w in self.model.layers:
             w.out.weight[0] = 0
             w.mlp.down.weight[0] = 0
-            if self.config.pair_keys:
-                w.ssm.mu[0] = 0  # its square would drown the other channels wherever keys are rounded
-
-    def refresh(self, step, average):
-        if self.lens:
-            self.lens.refresh(step, average)
 
     @property
     def keys(self):
         """The rows of W_ssm that make B and C, a slice."""
         e, width = self.config.inner_size, self.config.n_groups * self.config.state_size
         return slice(2 * e, 2 * e + 2 * width)
-
-    @torch.no_grad()
-    def fold(self):
-        """Keys that read u plainly again: for weight files."""
-        for i, w in enumerate(self.model.layers):
-            weight = getattr(w.ssm, "in").weight
-            weight.copy_(self.lens.apply(i, weight, self.keys))
-        self.lens = None
 
     def training_only(self):
         return [p for twin in self.twin for p in twin.parameters()]
@@ -332,33 +255,27 @@ class TrainBridge(reference_bridge.Bridge):
         p, q, v = (linear(u, part) for part in getattr(w.conv, "in").weight.chunk(3))
         kernel = w.conv.kernel.weight[:, 0].T.contiguous()
         s = ops.Convolution.apply(dense(p), dense(v), kernel, w.conv.kernel.bias, w.conv.norm.weight, c.head_dim, c.rms_norm_eps)
-        m = self.deep_ssm(i, w.ssm, u, s, rho, where, shape)
+        m = self.deep_ssm(w.ssm, u, s, rho, where, shape)
         o, h = ops.BridgeMix.apply(s, bridge_gates(w.bridge, s), dense(q), dense(m), bridge_params(w.bridge))
         return x + linear(o.flatten(0, 1), w.out.weight), h
 
-    def deep_ssm(self, i, w, u, s, rho, where, shape):
+    def deep_ssm(self, w, u, s, rho, where, shape):
         n = u.shape[0]
         places = torch.arange(n) if where is None else where
         pick = lambda x: x if where is None else x[where]
         first = torch.searchsorted(places, torch.arange(shape[0] + 1) * shape[1])
-        before = lambda x: F.pad(x.view(*shape, -1), (0, 0, 1, 0))[:, :-1].reshape(x.shape)
-        k = (u.float() * (1 + w.mu * before(u))).bfloat16() if self.config.pair_keys else u
-        projected = self.project(self.ssm_weight(i, w, k), pick(u), pick(k), pick(before(k)))
+        projected = self.project(getattr(w, "in").weight, u, pick, shape)
         return ops.S6.apply(projected, s.flatten(0, 1), rho, places, first, w.A_log.exp(), w.dt_bias, w.D, w.norm.weight,
                             self.config.n_groups, self.config.rms_norm_eps)
 
-    def ssm_weight(self, i, w, k):
-        """W_ssm, with the layer's lens for the keys k in it if there is one."""
-        weight = getattr(w, "in").weight
-        if self.lens and self.training:
-            self.lens.watch(i, k)
-        return self.lens.apply(i, weight, self.keys) if self.lens else weight
-
-    def project(self, weight, u, k, before):
-        """W_ssm u of the deep tokens, where B and C read the keys k; with shifted keys B that of the token before."""
-        c, gn = self.config, self.config.n_groups * self.config.state_size
-        gr, b, cc, delta = weight.split([2 * c.inner_size, gn, gn, c.heads])
-        parts = [(u, gr), (before if c.shift_keys else k, b), (k, cc), (u, delta)]
+    def project(self, weight, u, pick, shape):
+        """W_ssm u of the deep tokens; with shifted keys the rows of B read u of the token before."""
+        c, deep = self.config, pick(u)
+        if not c.shift_keys:
+            return linear(deep, weight)
+        before = F.pad(u.view(*shape, -1), (0, 0, 1, 0))[:, :-1].reshape(u.shape)
+        keys = slice(self.keys.start, self.keys.start + c.n_groups * c.state_size)
+        parts = [(deep, weight[:keys.start]), (pick(before), weight[keys]), (deep, weight[keys.stop:])]
         return torch.cat([linear(x, part) for x, part in parts], 1)
 
     def deep_mlp(self, w, x, rho, where):
@@ -369,18 +286,16 @@ class TrainBridge(reference_bridge.Bridge):
         return x + y if where is None else x.index_add(0, where, y)
 
 
-def build(name, twin=True, lens=False, pairs_from=None):
-    """pairs_from: the first layer whose keys begin as pairs; None: keys of one token."""
+def build(name, twin=True):
     if name == "bridge":
-        config = reference_bridge.Config(**BRIDGE, pair_keys=pairs_from is not None)
-        return TrainBridge(config, twin, lens, pairs_from or 0)
+        return TrainBridge(reference_bridge.Config(**BRIDGE), twin)
     return TrainTransformer(reference_transformer.Config(**TRANSFORMER))
 
 
-def check(name, pairs_from=None):
+def check(name):
     """Loss and gradients against the reference's autograd; bf16 leaves about one per cent, more
     where a parameter acts through the routing decisions."""
-    model = build(name, twin=False, pairs_from=pairs_from).initialize(1)
+    model = build(name, twin=False).initialize(1)
     plain = reference_bridge.Bridge(model.config) if name == "bridge" else reference_transformer.Transformer(model.config)
     plain.load_state_dict(model.state_dict())
     with torch.no_grad():  # livelier than the initial weights, so that every path carries a signal
@@ -407,20 +322,6 @@ def check(name, pairs_from=None):
     return worst
 
 
-@torch.no_grad()
-def check_lens():
-    """Folded into the weights a lens changes no loss, and through it the keys' input has no mean."""
-    model, tokens = build("bridge", twin=False, lens=True).initialize(1), torch.randint(VOCAB, (2, 201))
-    loss = lambda: model.losses(tokens[:, :-1], tokens[:, 1:])["loss"].item()
-    plain = loss()
-    model.refresh(0, lambda moments: None)
-    mean = max(float((lens @ model.lens.moments[i][-1]).abs().max()) for i, lens in model.lens.matrices.items())
-    seen = loss()
-    model.fold()
-    print(f"lens: loss {plain:.4f} without, {seen:.4f} with, {loss():.4f} folded; mean of the keys' input {mean:.1e}")
-    return abs(seen - loss()) > 1e-3 or mean > 1e-3 or abs(seen - plain) < 1e-4
-
-
 if __name__ == "__main__":
     torch.manual_seed(0)
-    sys.exit(max(check("bridge"), check("bridge", 0), check("transformer")) > 0.2 or check_lens())
+    sys.exit(max(check("bridge"), check("transformer")) > 0.2)

@@ -73,8 +73,7 @@ class Schedule:
 
 def save(path, model, optimizer, rows, step):
     twin = [t.state_dict() for t in getattr(model, "twin", [])]
-    lens = model.lens.state_dict() if model.lens else None
-    state = {"step": step, "model": model.state_dict(), "twin": twin, "lens": lens, "optimizer": optimizer.state_dict(),
+    state = {"step": step, "model": model.state_dict(), "twin": twin, "optimizer": optimizer.state_dict(),
              "rows": rows.state(), "random": torch.get_rng_state()}
     torch.save(state, f"{path}.part")
     os.replace(f"{path}.part", path)
@@ -85,8 +84,6 @@ def resume(path, model, optimizer, rows):
     model.load_state_dict(state["model"])
     for twin, saved in zip(getattr(model, "twin", []), state["twin"]):
         twin.load_state_dict(saved)
-    if model.lens:
-        model.lens.load_state_dict(state["lens"])
     optimizer.load_state_dict(state["optimizer"])
     rows.restore(state["rows"])
     torch.set_rng_state(state["random"])
@@ -118,8 +115,6 @@ def arguments():
     parser.add_argument("--decay-share", type=float, default=0.25)
     parser.add_argument("--cool-from", type=int, default=0, help="step at which the rate falls, before the decay's mix of text")
     parser.add_argument("--optimizer", choices=["adamw", "muon"], default="adamw")
-    parser.add_argument("--lens", action="store_true", help="Bridge: B and C read u through a lens that keeps them matching")
-    parser.add_argument("--pairs-from", type=int, help="Bridge with keys of two tokens, from this layer on at the start")
     parser.add_argument("--no-twin", action="store_true", help="Bridge without its training-only twin")
     parser.add_argument("--save-every", type=int, default=50)
     parser.add_argument("--validate-every", type=int, default=250)
@@ -137,7 +132,7 @@ def main():
     team = Team(args)
     schedule = Schedule(args, team)
     torch.manual_seed(1)
-    model = models.build(args.model, not args.no_twin, args.lens, args.pairs_from).initialize(1)
+    model = models.build(args.model, not args.no_twin).initialize(1)
     optimizer, rows = Optimizer(model, args.optimizer == "muon"), data.Rows(args.data)
     last = args.run / "last.pt"
     step = resume(last, model, optimizer, rows) if last.exists() else 0
@@ -156,7 +151,6 @@ def main():
         team.average([p.grad for p in optimizer.params] + [out["loss"].detach()])
         lr = schedule.lr(step)
         norm = optimizer.step(lr)
-        model.refresh(step, team.average)
         model.constrain()
         step += 1
         now = time.time()
