@@ -130,33 +130,65 @@ __device__ __forceinline__ void multiply(const stage<cols> &s, uint32_t warp, ui
     }
 }
 
-/* Two neighbouring sums, r even; words: may f16 be stored by twos? */
-__device__ __forceinline__ void put_pair(const sl_product_args &p, uint32_t t, uint32_t r, size_t at,
-                                         bool words, const float sum[2]) {
-    if (words && r + 1 < p.n_row) {
-        const float low = p.bias ? p.bias[r] : 0, high = p.bias ? p.bias[r + 1] : 0;
-        *(uint32_t *)((uint16_t *)p.y + t * p.y_stride + at) =
-            sl_pack_f16(fmaf(sum[0], p.gain, low), fmaf(sum[1], p.gain, high));
-        return;
-    }
-    if (r < p.n_row) sl_put_sum(p, t, r, at, sum[0]);
-    if (r + 1 < p.n_row) sl_put_sum(p, t, r + 1, at + 1, sum[1]);
-}
+/* A warp's sums to the block's in shared memory, where the tiles were. Rows lie 8 floats more apart than they are long: the
+ * rows that a half warp writes are in different banks. */
+template <int cols> struct sums {
+    enum { PITCH = cols + 8 };
+    float rows[TOKENS * PITCH];
+};
 
-/* A warp's sums: t0 and r0 are its first rows. */
 template <int cols>
-__device__ __forceinline__ void put_sums(const sl_product_args &p, uint32_t n, uint32_t t0, uint32_t r0,
-                                         size_t y_start, uint32_t lane, const float sum[2][cols / 16][4]) {
-    const bool words = p.out == SL_OUT_ACT && ((uintptr_t)p.y | (p.y_stride | y_start) * 2) % 4 == 0;
+__device__ __forceinline__ void keep_sums(sums<cols> *all, uint32_t warp, uint32_t lane,
+                                          const float sum[2][cols / 16][4]) {
+    float *to = all->rows + (warp % 2 * 32 + lane / 4) * sums<cols>::PITCH + warp / 2 * (cols / 2) + lane % 4 * 2;
 #pragma unroll
     for (uint32_t i = 0; i < 4; i++) {
-        const uint32_t t = t0 + 8 * i + lane / 4;
-        if (t >= n) continue;
 #pragma unroll
-        for (uint32_t j = 0; j < cols / 16; j++) {
-            const uint32_t r = r0 + 8 * j + lane % 4 * 2;
-            put_pair(p, t, r, y_start + r, words, sum[i / 2][j] + i % 2 * 2);
+        for (uint32_t j = 0; j < cols / 16; j++)
+            *(float2 *)(to + 8 * i * sums<cols>::PITCH + 8 * j) =
+                make_float2(sum[i / 2][j][i % 2 * 2], sum[i / 2][j][i % 2 * 2 + 1]);
+    }
+}
+
+/* Whether two neighbours of y, the first at an even column, can be stored as one. */
+__device__ __forceinline__ bool stores_pairs(const sl_product_args &p, size_t y_start) {
+    const size_t size = p.out == SL_OUT_ACT ? 2 : 4;
+    return ((uintptr_t)p.y | (p.y_stride | y_start) * size) % (2 * size) == 0;
+}
+
+/* Two neighbouring sums of row t, r and at even. */
+__device__ __forceinline__ void put_pair(const sl_product_args &p, uint32_t t, uint32_t r, size_t at, float2 sum) {
+    sum.x = fmaf(sum.x, p.gain, p.bias ? p.bias[r] : 0);
+    sum.y = fmaf(sum.y, p.gain, p.bias ? p.bias[r + 1] : 0);
+    if (p.out == SL_OUT_ACT) {
+        *(uint32_t *)((uint16_t *)p.y + t * p.y_stride + at) = sl_pack_f16(sum.x, sum.y);
+        return;
+    }
+    const size_t b = p.out == SL_OUT_ADD && p.rows.index ? p.rows.index[t] : t;
+    float2 *y = (float2 *)((float *)p.y + b * p.y_stride + at);
+    if (p.out == SL_OUT_ADD) {
+        const float rho = p.rho ? p.rho[b] : 1.0f;
+        const float2 old = *y;
+        sum = make_float2(fmaf(rho, sum.x, old.x), fmaf(rho, sum.y, old.y));
+    }
+    *y = sum;
+}
+
+/* The block's sums, n_row rows from t0 on, to y: a warp writes 64 columns in a row at once. */
+template <int cols>
+__device__ __forceinline__ void put_sums(const sl_product_args &p, uint32_t n_row, uint32_t t0, uint32_t r0,
+                                         size_t y_start, const sums<cols> *all) {
+    const bool pairs = stores_pairs(p, y_start);
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < n_row * (cols / 2); i += N_THREAD) {
+        const uint32_t t = i / (cols / 2), c = i % (cols / 2) * 2, r = r0 + c;
+        const float2 sum = *(const float2 *)(all->rows + t * sums<cols>::PITCH + c);
+        if (pairs && r + 1 < p.n_row) {
+            put_pair(p, t0 + t, r, y_start + r, sum);
+            continue;
         }
+        if (r < p.n_row) sl_put_sum(p, t0 + t, r, y_start + r, sum.x);
+        if (r + 1 < p.n_row) sl_put_sum(p, t0 + t, r + 1, y_start + r + 1, sum.y);
     }
 }
 
@@ -182,8 +214,7 @@ __global__ void __launch_bounds__(N_THREAD, type == SL_F16 ? 3 : 2) gemm_mma_ker
     w.k = p.k;
 
     const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const uint32_t warp_t = t0 + warp % 2 * 32, warp_r = r0 + warp / 2 * (cols / 2);
-    const bool has_sums = warp_t < n && warp_r < p.n_row;
+    const bool has_sums = t0 + warp % 2 * 32 < n && r0 + warp / 2 * (cols / 2) < p.n_row;
     const uint32_t n_step = (p.k + DEPTH - 1) / DEPTH;
     for (uint32_t step = 0; step < N_STAGE - 1; step++) {
         if (step < n_step) {
@@ -207,7 +238,12 @@ __global__ void __launch_bounds__(N_THREAD, type == SL_F16 ? 3 : 2) gemm_mma_ker
         if (has_sums) multiply<cols>(stages[step % N_STAGE], warp, lane, sum);
         if (ahead < n_step) w.end(next.w + at, ahead * DEPTH + chunk * 8);
     }
-    if (has_sums) put_sums<cols>(p, n, warp_t, warp_r, (size_t)block * a.y_step, lane, sum);
+    __syncthreads(); /* nobody reads the tiles any more */
+    sums<cols> *all = reinterpret_cast<sums<cols> *>(stages);
+    static_assert(sizeof *all <= N_STAGE * sizeof *stages, "the sums lie where the tiles were");
+    keep_sums<cols>(all, warp, lane, sum);
+    __syncthreads();
+    put_sums<cols>(p, n - t0 < TOKENS ? n - t0 : TOKENS, t0, r0, (size_t)block * a.y_step, all);
 }
 
 template <sl_type type, int cols> int launch_tiles(const sl_blocks_args &a, sl_cuda_stream stream) {
