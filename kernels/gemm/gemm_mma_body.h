@@ -130,8 +130,8 @@ __device__ __forceinline__ void multiply(const stage<cols> &s, uint32_t warp, ui
     }
 }
 
-/* A warp's sums to the block's in shared memory, where the tiles were. Rows lie 8 floats more apart than they are long: the
- * rows that a half warp writes are in different banks. */
+/* A warp's sums to the block's in shared memory, where the tiles were. Rows lie 8 floats more apart than they are long:
+ * the rows that a half warp writes are in different banks. */
 template <int cols> struct sums {
     enum { PITCH = cols + 8 };
     float rows[TOKENS * PITCH];
@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(N_THREAD, type == SL_F16 ? 3 : 2) gemm_mma_ker
     static_assert(sizeof *all <= N_STAGE * sizeof *stages, "the sums lie where the tiles were");
     keep_sums<cols>(all, warp, lane, sum);
     __syncthreads();
-    put_sums<cols>(p, n - t0 < TOKENS ? n - t0 : TOKENS, t0, r0, (size_t)block * a.y_step, all);
+    put_sums<cols>(p, n - t0 < TOKENS ? n - t0 : (uint32_t)TOKENS, t0, r0, (size_t)block * a.y_step, all);
 }
 
 template <sl_type type, int cols> int launch_tiles(const sl_blocks_args &a, sl_cuda_stream stream) {
