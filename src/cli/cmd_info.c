@@ -212,6 +212,12 @@ static int print_text(const sl_model *model) {
     return good && sl_out_flush() ? SL_EXIT_OK : SL_EXIT_FAILED;
 }
 
+/* Without a model there is still a machine to tell of. */
+static int print_machine(void) {
+    bool good = print_devices() && line("model", "none near the program (name one with -m FILE)");
+    return good && sl_out_flush() ? SL_EXIT_OK : SL_EXIT_FAILED;
+}
+
 static int run(int argc, char **argv) {
     sl_common common;
     bool json = false;
@@ -222,6 +228,7 @@ static int run(int argc, char **argv) {
     };
     int code = sl_args_parse(argc, argv, &sl_cmd_info, args, 2, NULL, 0, 0, NULL);
     if (code >= 0) return code;
+    if (!json && !sl_common_has_model(&common)) return print_machine();
     sl_model *model;
     if (!sl_common_open_model(&common, &model)) return SL_EXIT_FAILED;
     code = json ? print_json(&model->slu) : print_text(model);

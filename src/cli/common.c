@@ -128,17 +128,27 @@ static char *default_model(void) {
     return path;
 }
 
-bool sl_common_open_model(const sl_common *common, sl_model **model) {
+/* The file that was asked for, else the default one, malloc'd; NULL: there is none. */
+static char *model_path(const sl_common *common) {
     const char *path = common->model ? common->model : getenv("SLUICE_MODEL");
-    char *found = NULL;
-    if (!path || !*path) path = common->model ? path : (found = default_model());
+    return path && (*path || common->model) ? strdup(path) : default_model();
+}
+
+bool sl_common_has_model(const sl_common *common) {
+    char *path = model_path(common);
+    free(path);
+    return path != NULL;
+}
+
+bool sl_common_open_model(const sl_common *common, sl_model **model) {
+    char *path = model_path(common);
     if (!path) {
         sl_report(SL_EXIT_FAILED, "no models/demo/bridge*.slu found near the program (expected -m FILE)");
         return false;
     }
     sl_error err;
     sl_status status = sl_model_open(path, model, &err);
-    free(found);
+    free(path);
     if (status != SL_OK) sl_report_error(&err);
     return status == SL_OK;
 }
