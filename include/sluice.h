@@ -46,12 +46,12 @@ extern "C" {
 typedef enum sl_status {
     SL_OK = 0,
     SL_E_ARG = -1,         /* a caller's argument is out of its documented range */
-    SL_E_MEMORY = -2,      /* out of memory; the text says what was needed */
+    SL_E_MEMORY = -2,      /* out of memory, of the machine or of a device; large needs are told in the text */
     SL_E_IO = -3,          /* a file could not be read or written */
     SL_E_FORMAT = -4,      /* a file's content is not what its format allows */
     SL_E_UNSUPPORTED = -5, /* valid, but not supported by this build or model */
     SL_E_STATE = -6,       /* a state does not belong to this model, or is damaged */
-    SL_E_DEVICE = -7       /* a device is missing, does not fit the model, or failed */
+    SL_E_DEVICE = -7       /* a device is missing, cannot be used, or failed */
 } sl_status;
 
 typedef struct sl_error {
@@ -77,7 +77,7 @@ typedef struct sl_model_info {
     uint64_t weight_bytes;
     uint64_t state_bytes;     /* fixed recurrent state of one sequence */
     uint64_t kv_token_bytes;  /* growth per token of one sequence; 0 for models without attention */
-    size_t max_context;       /* 0: no limit */
+    size_t max_context;       /* what the model was made for, not enforced by a session; 0: no limit */
     bool has_tokenizer, has_router;
     int32_t bos;              /* -1: none */
     const int32_t *eos;       /* [n_eos] */
@@ -97,7 +97,7 @@ enum { SL_TOKENIZE_SPECIAL = 1 }; /* special tokens written out in the text beco
  * *n_token to the number there are (call with cap 0 to ask). SL_E_UNSUPPORTED: no tokenizer. */
 SL_API sl_status sl_tokenize(const sl_model *model, const void *text, size_t n_bytes, unsigned flags,
                              int32_t *tokens, size_t cap, size_t *n_token, sl_error *err);
-/* The bytes of one token, owned by the model; NULL for an id out of range or without a tokenizer. */
+/* The bytes of one token, owned by the model; NULL for an id that the tokenizer does not have, or without one. */
 SL_API const void *sl_token_bytes(const sl_model *model, int32_t token, size_t *n_bytes);
 /* True for control tokens such as <|endoftext|>, which generated text does not show. */
 SL_API bool sl_token_is_special(const sl_model *model, int32_t token);
@@ -109,8 +109,8 @@ typedef struct sl_message {
 } sl_message;
 
 /* Token ids of a conversation in the model's chat format. first: the conversation begins here (a begin
- * token is added where the format has one). answer: append the opening of the assistant's turn.
- * tokens, cap, n_token as in sl_tokenize. */
+ * token is added where the format has one; Llama 2's stands before every question). answer: append the opening of the
+ * assistant's turn. tokens, cap, n_token as in sl_tokenize. SL_E_ARG: an unknown role. */
 SL_API sl_status sl_chat_tokenize(const sl_model *model, const sl_message *messages, size_t n_message,
                                   bool first, bool answer, int32_t *tokens, size_t cap, size_t *n_token,
                                   sl_error *err);
@@ -128,8 +128,8 @@ typedef struct sl_device_info {
     char blas[32];         /* library that computes products of many rows, "libcublas.so.13"; "": none */
 } sl_device_info;
 
-/* Writes at most cap devices and returns how many there are. The CPU is the first. Where CUDA devices cannot be asked
- * about at all, "cuda" stands for them, with the reason. */
+/* Writes at most cap devices and returns how many there are. The CPU is the first. Where there is no CUDA device, or none
+ * can be asked about, "cuda" stands for them, with the reason. */
 SL_API size_t sl_devices(sl_device_info *devices, size_t cap);
 
 /* ---- session ------------------------------------------------------------------------------------ */
@@ -141,9 +141,9 @@ typedef enum sl_activations {
 } sl_activations;
 
 typedef struct sl_session_params {
-    size_t n_slot;         /* sequences held at once, >= 1 */
-    size_t n_batch;        /* tokens per pass, >= 1; longer runs are split, with the same result */
-    size_t n_thread;       /* 0: one per processor */
+    size_t n_slot;         /* sequences held at once, 1 to 65536 (CUDA: 65535) */
+    size_t n_batch;        /* tokens per pass, 1 to 65536 (CUDA: 65535); longer runs are split, with the same result */
+    size_t n_thread;       /* 1 to 1024; 0: one per processor */
     float route_threshold; /* 0..1 replaces tau in all routed layers; NAN: as stored in the model */
     const char *device;    /* "cpu" (also NULL), "cuda", "cuda:N", or "auto": a CUDA device if one is usable and the
                               model fits, else the CPU. A device asked for by name is never replaced by another. */
@@ -153,6 +153,7 @@ typedef struct sl_session_params {
 } sl_session_params;
 
 SL_API sl_session_params sl_session_params_default(void); /* 1 slot, 512 tokens, all processors, NAN, the CPU */
+/* The model is borrowed and must outlive its sessions; params is not kept, but for progress_arg until this returns. */
 SL_API sl_status sl_session_create(const sl_model *model, const sl_session_params *params,
                                    sl_session **out, sl_error *err);
 SL_API void sl_session_destroy(sl_session *session);
@@ -167,7 +168,8 @@ typedef struct sl_run {
 } sl_run;
 
 /* Advances each run's sequence by its tokens: a ragged batch, prefill and decode alike. The result for a
- * sequence does not depend on the other runs, on the threads or on how its tokens are cut into calls.
+ * sequence does not depend on the other runs, on the threads or on how its tokens are cut into calls: bit for bit on
+ * the CPU, to rounding on a CUDA device, which computes passes of many rows by other kernels (docs/cuda.md).
  * On error no slot has advanced, except where a device fails between the passes of a long call: then its slots stand
  * after the last whole pass (sl_slot_position). Runs with SL_LOGITS_ALL may have n_batch tokens together. */
 SL_API sl_status sl_session_eval(sl_session *session, const sl_run *runs, size_t n_run, sl_error *err);
@@ -189,7 +191,8 @@ SL_API const char *sl_session_note(const sl_session *session);
 /* [n_vocab] logits after the slot's last token; NULL if they were not asked for. Valid until the next
  * call that changes the slot. */
 SL_API const float *sl_slot_logits(const sl_session *session, size_t slot);
-/* [n_vocab] logits of token t of a run of the last sl_session_eval that asked for SL_LOGITS_ALL. */
+/* [n_vocab] logits of token t (below its n_token) of a run of the last sl_session_eval; NULL if it did not ask for
+ * SL_LOGITS_ALL. Valid until the next evaluation or rewind of the session. */
 SL_API const float *sl_run_logits(const sl_session *session, size_t run, size_t t);
 
 /* ---- state: what a sequence has become ---------------------------------------------------------- */
@@ -199,33 +202,35 @@ SL_API uint64_t sl_slot_position(const sl_session *session, size_t slot);
 SL_API const int32_t *sl_slot_tokens(const sl_session *session, size_t slot, size_t *n_token);
 /* Back to the empty sequence. */
 SL_API void sl_slot_reset(sl_session *session, size_t slot);
-/* dst becomes a copy of src, which stays as it is. */
+/* dst becomes a copy of src, without its checkpoints; src stays as it is. */
 SL_API sl_status sl_slot_fork(sl_session *session, size_t src, size_t dst, sl_error *err);
 /* Keeps a checkpoint of the slot as it stands, for sl_slot_rewind; at most 64 per slot, the oldest goes. */
 SL_API sl_status sl_slot_mark(sl_session *session, size_t slot, sl_error *err);
 /* Back to the state after the first n_token tokens: from the nearest checkpoint, the rest computed again;
- * bit for bit what it was. Logits are those after token n_token. */
+ * what it was, bit for bit on the CPU. Logits are those after token n_token. On error the slot stands at the checkpoint
+ * or where the computation broke off (sl_slot_position). */
 SL_API sl_status sl_slot_rewind(sl_session *session, size_t slot, uint64_t n_token, sl_error *err);
 
-/* A state as bytes: versioned, checksummed, bound to the model; layout in docs/format.md. It carries the
- * tokens and the last logits, so that a loaded session goes on bit for bit. */
+/* A state as bytes: versioned, checksummed, bound to the model and to the session's route_threshold; layout in
+ * docs/format.md. It carries the tokens and the last logits, so that a loaded session goes on bit for bit. */
 SL_API uint64_t sl_state_bytes(const sl_session *session, size_t slot);
+/* n_bytes: exactly sl_state_bytes. */
 SL_API sl_status sl_state_save(const sl_session *session, size_t slot, void *data, uint64_t n_bytes,
                                sl_error *err);
 /* A damaged, cut, longer or foreign state is refused (SL_E_STATE) and the slot stays as it was. */
 SL_API sl_status sl_state_load(sl_session *session, size_t slot, const void *data, uint64_t n_bytes,
                                sl_error *err);
-/* The same with a file, named in every error; saving writes beside it, syncs, and replaces it in one step. */
+/* The same with a file, named in every error about it; saving writes beside it, syncs, and replaces it in one step. */
 SL_API sl_status sl_state_save_file(const sl_session *session, size_t slot, const char *path, sl_error *err);
 SL_API sl_status sl_state_load_file(sl_session *session, size_t slot, const char *path, sl_error *err);
 
 /* ---- sampling ----------------------------------------------------------------------------------- */
 
 typedef struct sl_sampler_params {
-    float temperature;    /* 0: greedy */
-    int32_t top_k;        /* 0: off */
-    float top_p, min_p;   /* 1 and 0: off */
-    float repeat_penalty; /* 1: off; divides positive and multiplies negative logits */
+    float temperature;    /* >= 0; 0: greedy */
+    int32_t top_k;        /* >= 0; 0: off */
+    float top_p, min_p;   /* 0 to 1; 1 and 0: off */
+    float repeat_penalty; /* 0.001 to 1000; 1: off; divides positive and multiplies negative logits */
     int32_t repeat_last_n; /* tokens it looks back; 0: off, -1: all */
     uint64_t seed;
 } sl_sampler_params;

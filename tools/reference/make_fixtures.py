@@ -36,7 +36,7 @@ BRIDGE = {
     "bridge-shifted-keys": (dict(hidden_size=20, inner_size=24, num_hidden_layers=3, head_dim=6, state_size=10, n_groups=2,
                                  conv_kernel=3, intermediate_size=26, ssm_type=["s6", "s4d", "s6"], shift_keys=True,
                                  routed_layers=[2], tie_word_embeddings=True), [0, 0.7, 1]),
-    # The demo model's proportions, so that the tuned kernels (P 64, N 64, b 64) are met too.
+    # The presets' proportions, so that the tuned kernels (P 64, N 64, b 64) are met too.
     "bridge-shape64": (dict(hidden_size=64, num_hidden_layers=1, head_dim=64, state_size=64, conv_kernel=4, intermediate_size=32,
                             gate_block=64, tie_word_embeddings=True), []),
 }

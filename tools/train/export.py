@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Turns a training checkpoint into a model folder: config.json, model.safetensors (f32), tokenizer and hints.
 
-The training-only twin stays behind. For Bridge the hints name the threshold as the dial that it is.
+The training-only twin stays behind.
 """
 import argparse
 import json

@@ -1,8 +1,8 @@
 // Fused training operators for one or two CPU cores: activations bf16, arithmetic f32, gradients by hand.
 //
 // PyTorch runs the matrix products well (oneDNN, bf16) but spends as long again on element-wise passes and
-// cannot run a recurrence at all. Each operator here is one pass over memory. ops.py wraps them for autograd
-// and compares each gradient with that of the reference model. Inner loops run over channels, so that the
+// cannot run a recurrence at all. Each operator here is one pass over memory. ops.py wraps them for
+// autograd, model.py compares the gradients with those of the reference model. Inner loops run over channels, so that the
 // compiler vectorises them; the S6 scan is written in vectors of 16, with its state in L1.
 #include <torch/extension.h>
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Builds the training corpus: documents of five kinds, cleaned, deduplicated, split by document.
+"""Builds the training corpus: documents of six kinds, cleaned, deduplicated, split by document.
 
 Reads ../shared/data (see its README for sources and licences), writes to --out:
   train.jsonl, val.jsonl   one {"kind", "source", "text"} per line
-  val.txt                  the story part of the validation set as plain text, for perplexity tests
+  val.txt                  tales and stories of the validation set as plain text, for perplexity tests
 
 Kinds: tale (children's books and tales), novel (other simple fiction), story (short modern stories),
 dialogue (two-sided small talk), instruct (short instructions and their answers). Chats are stored in
