@@ -337,17 +337,30 @@ static void write_input(sl_device *d, const sl_batch *b) {
     in->run_start[b->n_run] = (uint32_t)b->n_tok;
 }
 
-/* The input's copy and all nodes, into the stream. */
-static sl_status launch_pass(const sl_cuda_pass *pass, sl_error *err) {
-    sl_device *d = pass->device;
-    const sl_node *node = pass->graph->nodes;
-    char what[64];
+static sl_status copy_input(sl_device *d, sl_error *err) {
     cudaError_t e =
         cudaMemcpyAsync(d->input_block, d->pinned, d->input_bytes, cudaMemcpyHostToDevice, d->stream);
-    SL_TRY(failed(d, e, "copying a batch", err));
-    e = (cudaError_t)sl_cuda_launch_nodes(pass, &node);
+    return failed(d, e, "copying a batch", err);
+}
+
+static sl_status launch_nodes(const sl_cuda_pass *pass, sl_error *err) {
+    const sl_node *node = pass->graph->nodes;
+    char what[64];
+    cudaError_t e = (cudaError_t)sl_cuda_launch_nodes(pass, &node);
     snprintf(what, sizeof what, "launching %s of layer %u", sl_op_name(node->op), node->layer);
-    return failed(d, e, what, err);
+    return failed(pass->device, e, what, err);
+}
+
+/* From here on the pinned input may be written again once the stream has come so far. */
+static sl_status free_input(sl_device *d, sl_error *err) {
+    return failed(d, cudaEventRecord(d->input_free, d->stream), "a pass", err);
+}
+
+/* The next pass is written while this one runs. */
+static sl_status launch_pass(const sl_cuda_pass *pass, sl_error *err) {
+    SL_TRY(copy_input(pass->device, err));
+    SL_TRY(free_input(pass->device, err));
+    return launch_nodes(pass, err);
 }
 
 /* A pass of one token per sequence whose logits are all wanted looks the same every time. */
@@ -355,16 +368,27 @@ static bool is_decode(const sl_batch *b) {
     return b->n_tok == b->n_run && b->n_out == b->n_tok && b->n_run <= SL_CUDA_MAX_GRAPHS;
 }
 
+/* Replaying only saves launches: where there is no memory for it *exec stays NULL, and nothing is wrong. */
+static sl_status prepare_graph(sl_device *d, cudaGraph_t graph, cudaGraphExec_t *exec, sl_error *err) {
+    cudaError_t e = cudaGraphInstantiate(exec, graph, 0);
+    if (e == cudaSuccess) e = cudaGraphUpload(*exec, d->stream);
+    if (e != cudaErrorMemoryAllocation) return failed(d, e, "preparing a captured pass", err);
+    cudaGetLastError();
+    if (*exec) cudaGraphExecDestroy(*exec);
+    *exec = NULL;
+    return SL_OK;
+}
+
 static sl_status capture(const sl_cuda_pass *pass, cudaGraphExec_t *exec, sl_error *err) {
     sl_device *d = pass->device;
     cudaGraph_t graph = NULL;
     SL_TRY(failed(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal), "capturing a pass",
                   err));
-    sl_status status = launch_pass(pass, err);
+    sl_status status = copy_input(d, err);
+    if (status == SL_OK) status = launch_nodes(pass, err);
     cudaError_t e = cudaStreamEndCapture(d->stream, &graph);
     if (status == SL_OK) status = failed(d, e, "capturing a pass", err);
-    if (status == SL_OK)
-        status = failed(d, cudaGraphInstantiate(exec, graph, 0), "preparing a captured pass", err);
+    if (status == SL_OK) status = prepare_graph(d, graph, exec, err);
     if (graph) cudaGraphDestroy(graph);
     return status;
 }
@@ -374,12 +398,12 @@ static sl_status capture(const sl_cuda_pass *pass, cudaGraphExec_t *exec, sl_err
 static sl_status run_decode(const sl_cuda_pass *pass, sl_error *err) {
     sl_device *d = pass->device;
     cudaGraphExec_t *exec = &d->graphs[pass->batch->n_run];
-    if (!d->seen[pass->batch->n_run]) {
-        d->seen[pass->batch->n_run] = 1;
-        return launch_pass(pass, err);
-    }
-    if (!*exec) SL_TRY(capture(pass, exec, err));
-    return failed(d, cudaGraphLaunch(*exec, d->stream), "replaying a pass", err);
+    uint8_t *seen = &d->seen[pass->batch->n_run];
+    if (*seen == 1) SL_TRY(capture(pass, exec, err));
+    if (*seen < 2) ++*seen;
+    if (!*exec) return launch_pass(pass, err);
+    SL_TRY(failed(d, cudaGraphLaunch(*exec, d->stream), "replaying a pass", err));
+    return free_input(d, err);
 }
 
 /* Tokens are drawn for runs of consecutive rows of logits, usually all of them. */
@@ -440,7 +464,6 @@ static sl_status cuda_execute(sl_device *d, const sl_batch *b, sl_error *err) {
     sl_cuda_pass pass = { d, d->graph, b, 0 };
     for (size_t r = 0; r < b->n_run; r++) pass.max_tok = (uint32_t)sl_max(pass.max_tok, b->runs[r].n_tok);
     SL_TRY(is_decode(b) ? run_decode(&pass, err) : launch_pass(&pass, err));
-    SL_TRY(failed(d, cudaEventRecord(d->input_free, d->stream), "a pass", err));
     count_pass(d, b);
     return b->n_out ? fetch(d, b, err) : SL_OK;
 }

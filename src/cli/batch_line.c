@@ -247,8 +247,8 @@ static sl_status read_fields(sl_line *line, const sl_span *values, sl_error *err
         json_t *value;
         size_t at = 0;
         json_object_foreach(line->root, key, value) {
-            if (!strcmp(key, fields[i].name) && at < MAX_FIELDS) {
-                field f = { key, value, values[at] };
+            if (!strcmp(key, fields[i].name) && (at < MAX_FIELDS || !i)) { /* an id is known wherever it stands */
+                field f = { key, value, at < MAX_FIELDS ? values[at] : (sl_span){ 0 } };
                 sl_status status = fields[i].set(line, &f, first == SL_OK ? err : NULL);
                 if (first == SL_OK) first = status;
                 if (i == 0) id = status;

@@ -227,13 +227,13 @@ sl_status sl_session_eval_draw(sl_session *s, const sl_run *runs, size_t n_run, 
     const call c = { runs, n_run, samplers, tokens };
     for (size_t i = 0; i < n_run; i++)
         if (sampler_of(&c, i)) tokens[i] = -1;
+    s->n_run = 0; /* prepare_runs writes over what the last call's logits are found by */
     SL_TRY(prepare_runs(s, runs, n_run, err));
     size_t all = 0;
     for (size_t i = 0; i < n_run; i++) { /* from here on: the first row of each run's logits */
         s->run_first[i] = runs[i].logits == SL_LOGITS_ALL ? all : SIZE_MAX;
         all += runs[i].logits == SL_LOGITS_ALL ? runs[i].n_token : 0;
     }
-    s->n_run = 0;
     SL_TRY(run_passes(s, &c, err));
     s->n_run = n_run;
     for (size_t i = 0; i < n_run; i++) finish_run(s, &c, i);
@@ -305,7 +305,6 @@ sl_status sl_slot_mark(sl_session *s, size_t slot, sl_error *err) {
     SL_TRY(check_slot(s, slot, err));
     sl_slot *p = &s->slots[slot];
     const size_t n_state = s->model->graph.state_floats, n_vocab = s->model->n_vocab;
-    if (p->n_mark && p->marks[p->n_mark - 1].position == position(p)) drop_marks(p, p->n_mark - 1);
     sl_mark mark = { position(p), NULL, p->has_logits };
     SL_TRY(sl_alloc((void **)&mark.state, n_state + n_vocab, sizeof(float), "a checkpoint", err));
     sl_status status = s->backend->read_state(s->device, slot, mark.state, err);
@@ -314,6 +313,7 @@ sl_status sl_slot_mark(sl_session *s, size_t slot, sl_error *err) {
         return status;
     }
     memcpy(mark.state + n_state, p->logits, n_vocab * sizeof(float));
+    if (p->n_mark && p->marks[p->n_mark - 1].position == mark.position) drop_marks(p, p->n_mark - 1);
     if (p->n_mark == SL_MAX_MARK) {
         free(p->marks[0].state);
         memmove(p->marks, p->marks + 1, --p->n_mark * sizeof *p->marks);

@@ -149,6 +149,11 @@ class Lines(BatchCase):
         self.assertEqual(rows[0]["id"], text)
         self.assertEqual(len(self.out.read_text().splitlines()), 1)
 
+    def test_id_behind_many_fields(self):
+        rows, _ = self.batch([{**{f"x{i}": 1 for i in range(40)}, "id": "late"}], check=1)
+        self.assertEqual(rows[0]["id"], "late")
+        self.assertIn("x0", rows[0]["error"])
+
     def test_stop_ends_before_its_text(self):
         plain, _ = self.batch([{"prompt": "the", "max_tokens": 40}], "--ignore-eos")
         text = plain[0]["text"]

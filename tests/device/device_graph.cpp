@@ -54,12 +54,22 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
-    return sl_call("cudaGraphInstantiate", CALL_CAN_FAIL, [&] {
+    return sl_call("cudaGraphInstantiate", CALL_ALLOCATES, [&] {
         if (!sl_rt.graphs.count(graph))
             return sl_refuse(cudaErrorInvalidValue, "cudaGraphInstantiate: %p is not a graph",
                              static_cast<void *>(graph));
         *exec = new CUgraphExec_st{graph->ops};
         sl_rt.execs.insert(*exec);
+        return cudaSuccess;
+    });
+}
+
+/* Memory on the device that a first launch would otherwise take. */
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream) {
+    return sl_call("cudaGraphUpload", CALL_ALLOCATES, [&] {
+        if (!sl_stream_find("cudaGraphUpload", stream) || !sl_rt.execs.count(exec))
+            return sl_refuse(cudaErrorInvalidResourceHandle, "cudaGraphUpload: %p is not an executable graph",
+                             static_cast<void *>(exec));
         return cudaSuccess;
     });
 }

@@ -117,6 +117,28 @@ static void all_logits(const sl_model *model) {
 }
 static void test_logits_of_all_tokens(void **state) { (void)state; every_model(all_logits); }
 
+/* Runs in another order of slots than before, asking for more logits at once than there is room for: refused, and none of
+ * the logits that were there can be taken for them. */
+static void test_logits_after_a_refusal(void **state) {
+    enum { N = 8 };
+    int32_t tokens[N];
+    sl_error err;
+    sl_run runs[N];
+    (void)state;
+    sequence(tokens, N, 6);
+    sl_model *model = make_model(MADE_BRIDGE, SL_F32, 1);
+    sl_session *s = session_of(model, N, 4, 1);
+    const sl_run run = { 0, tokens, 1, SL_LOGITS_ALL };
+    must(sl_session_eval(s, &run, 1, &err), &err);
+    assert_non_null(sl_run_logits(s, 0, 0));
+    for (size_t i = 0; i < N; i++) runs[i] = (sl_run){ N - 1 - i, tokens, 1, SL_LOGITS_ALL };
+    assert_int_equal(sl_session_eval(s, runs, N, &err), SL_E_ARG);
+    assert_null(sl_run_logits(s, 0, 0));
+    assert_int_equal(sl_slot_position(s, 0), 1);
+    sl_session_destroy(s);
+    sl_model_close(model);
+}
+
 static void save_load_fork(const sl_model *model) {
     int32_t tokens[N_TOKEN];
     sl_error err;
@@ -270,7 +292,8 @@ static void test_light_tokens_skip_weights(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cuts_and_threads), cmocka_unit_test(test_cobatched_equals_solo),
-        cmocka_unit_test(test_logits_of_all_tokens), cmocka_unit_test(test_save_load_fork),
+        cmocka_unit_test(test_logits_of_all_tokens), cmocka_unit_test(test_logits_after_a_refusal),
+        cmocka_unit_test(test_save_load_fork),
         cmocka_unit_test(test_rewind), cmocka_unit_test(test_hostile_states), cmocka_unit_test(test_bad_arguments),
         cmocka_unit_test(test_light_tokens_skip_weights),
     };
