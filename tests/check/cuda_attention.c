@@ -568,4 +568,4 @@ static void matrix_batches(check *c) {
     }
 }
 
-void check_cuda_attention(check *c) { ragged_batches(c), deep_batches(c), matrix_batches(c); }
+void check_cuda_attention(check *c) { matrix_batches(c), ragged_batches(c), deep_batches(c); }
