@@ -358,20 +358,31 @@ static void place_value(const sl_value *values, sl_value *v, const size_t *livin
     }
 }
 
+/* Values in the order in which their lives begin. Most are numbered so, but for outputs that are put together from
+ * several products: they are there before what the first product makes of its input. */
+static void order_by_first(const sl_value *values, size_t *order, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        size_t j = i;
+        for (; j && values[order[j - 1]].first > values[i].first; j--) order[j] = order[j - 1];
+        order[j] = i;
+    }
+}
+
 /* First fit: each value takes the lowest place free for its whole life. Row counts of all domains are at most the
  * batch's, so places are planned in bytes per batch token. */
 bool sl_graph_place(sl_value *values, size_t n, size_t *bytes) {
-    size_t n_living = 0, *living = malloc((n + 1) * sizeof *living);
+    size_t n_living = 0, *living = malloc((2 * n + 1) * sizeof *living), *order = living + n;
     if (!living) return false;
+    order_by_first(values, order, n);
     *bytes = 0;
     for (size_t i = 0; i < n; i++) {
-        sl_value *v = &values[i];
+        sl_value *v = &values[order[i]];
         size_t kept = 0;
         for (size_t j = 0; j < n_living; j++)
             if (values[living[j]].last >= v->first) living[kept++] = living[j];
         n_living = kept;
         place_value(values, v, living, n_living);
-        living[n_living++] = i;
+        living[n_living++] = order[i];
         *bytes = sl_max(*bytes, v->offset_rows + v->row_bytes);
     }
     free(living);

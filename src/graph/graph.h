@@ -128,7 +128,7 @@ typedef struct sl_route { uint32_t domain; int32_t rho; } sl_route;
 void sl_graph_init(sl_graph *graph);
 void sl_graph_release(sl_graph *graph);
 sl_status sl_graph_finish(sl_graph *graph, sl_error *err);
-/* Gives values, numbered in the order of their first nodes, places by first, last and row_bytes; *bytes per batch token
+/* Gives values places by first, last and row_bytes; *bytes per batch token
  * are enough for all. Backends with other rows than the graph's plan for themselves. False: out of memory. */
 bool sl_graph_place(sl_value *values, size_t n, size_t *bytes);
 

@@ -35,14 +35,14 @@ static void put_text(sl_meta *meta, const char *key, const char *value) {
     assert_int_equal(sl_meta_add(meta, key, SL_META_STRING, false, &value, 1, NULL), SL_OK);
 }
 
-static void describe_bridge(sl_meta *meta, bool plain) {
+static void describe_bridge(sl_meta *meta, bool plain, bool narrow) {
     static const char *const types[] = { "s6", "s6", "s4d", "s6" };
     static const int64_t routed[] = { 1, 3 }, yes = 1;
     put_text(meta, "model_type", "bridge");
-    put(meta, "inner_size", 48);
-    put(meta, "head_dim", 12);
-    put(meta, "state_size", 10);
-    put(meta, "n_groups", 2);
+    put(meta, "inner_size", narrow ? 8 : 48);
+    put(meta, "head_dim", narrow ? 4 : 12);
+    put(meta, "state_size", narrow ? 4 : 10);
+    put(meta, "n_groups", narrow ? 1 : 2);
     put(meta, "conv_kernel", 3);
     put(meta, "gate_block", 8);
     assert_int_equal(sl_meta_add(meta, "ssm_type", SL_META_STRING, true, types, 4, NULL), SL_OK);
@@ -64,7 +64,7 @@ static sl_model *make(made_kind kind, size_t n_vocab, sl_type type, sl_tensor_in
         put(&meta, "num_attention_heads", 4);
         put(&meta, "num_key_value_heads", 2);
         put(&meta, "head_dim", 20);
-    } else describe_bridge(&meta, kind == MADE_BRIDGE_PLAIN);
+    } else describe_bridge(&meta, kind == MADE_BRIDGE_PLAIN, kind == MADE_BRIDGE_NARROW);
     if (sl_model_make(&meta, type, init, arg, &model, &err) != SL_OK) fail_msg("%s", err.text);
     sl_meta_release(&meta);
     return model;

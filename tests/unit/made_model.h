@@ -4,7 +4,8 @@
 
 #include "run/model.h"
 
-typedef enum made_kind { MADE_BRIDGE, MADE_BRIDGE_PLAIN, MADE_LLAMA, MADE_KINDS } made_kind;
+/* Beside the kinds that all tests meet: a Bridge whose inner width is a fraction of its width. */
+typedef enum made_kind { MADE_BRIDGE, MADE_BRIDGE_PLAIN, MADE_LLAMA, MADE_KINDS, MADE_BRIDGE_NARROW } made_kind;
 
 /* A model of this kind and type; the same seed gives the same weights. Fails the test on error. */
 sl_model *make_model(made_kind kind, sl_type type, uint64_t seed);

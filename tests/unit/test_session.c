@@ -73,6 +73,29 @@ static void cuts(const sl_model *model) {
     }
     sl_session_destroy(whole);
 }
+/* No two values share bytes while both are needed. */
+static void apart(const sl_model *model) {
+    const sl_value *values = model->graph.values;
+    for (size_t i = 0; i < model->graph.n_value; i++)
+        for (size_t j = 0; j < i; j++) {
+            const sl_value *a = &values[i], *b = &values[j];
+            const bool together = a->first <= b->last && b->first <= a->last;
+            const bool same = a->offset_rows < b->offset_rows + b->row_bytes && b->offset_rows < a->offset_rows + a->row_bytes;
+            if (together && same) fail_msg("values %zu and %zu lie in one place", j, i);
+        }
+}
+static void test_places(void **state) { (void)state; every_model(apart); }
+
+static void test_narrow_bridge(void **state) {
+    (void)state;
+    for (int type = 0; type < SL_N_TYPE; type++) {
+        sl_model *model = make_model(MADE_BRIDGE_NARROW, (sl_type)type, 3);
+        apart(model);
+        cuts(model);
+        sl_model_close(model);
+    }
+}
+
 static void test_cuts_and_threads(void **state) { (void)state; every_model(cuts); }
 
 /* Five sequences of different lengths in one ragged batch with mixed prefill and decode. */
@@ -291,6 +314,7 @@ static void test_light_tokens_skip_weights(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_places), cmocka_unit_test(test_narrow_bridge),
         cmocka_unit_test(test_cuts_and_threads), cmocka_unit_test(test_cobatched_equals_solo),
         cmocka_unit_test(test_logits_of_all_tokens), cmocka_unit_test(test_logits_after_a_refusal),
         cmocka_unit_test(test_save_load_fork),
