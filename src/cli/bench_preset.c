@@ -200,8 +200,12 @@ static const pool *find_pool(maker *m, size_t n_row, size_t width, sl_type type,
     if (m->n_pool == MAX_POOLS) return NULL;
     pool *p = &m->pools[m->n_pool];
     *p = (pool){ .n_row = n_row, .width = width, .type = type, .scale = scale };
+    if (!fill_pool(p)) {
+        free(p->rows);
+        return NULL;
+    }
     m->n_pool++;
-    return fill_pool(p) ? p : NULL;
+    return p;
 }
 
 static bool ends_with(const char *name, const char *end) {

@@ -92,7 +92,8 @@ static int list_models(bench *b) {
     for (size_t i = 0; i < b->synthetic.n && code < 0; i++)
         code = add_synthetic(b, "--synthetic", b->synthetic.v[i]);
     for (size_t i = 0; i < b->files.n; i++) add_file(b, b->files.v[i]);
-    if (!b->n_model) add_file(b, NULL); /* the shipped one */
+    const char *usual = getenv("SLUICE_MODEL");
+    if (!b->n_model) add_file(b, usual && *usual ? usual : NULL); /* the shipped one */
     return code < 0 ? add_baseline(b) : code;
 }
 

@@ -165,7 +165,6 @@ static bool write_answer(void *arg, const sl_stream *stream) {
 static sl_status ask(chat *c, const char *question, size_t n_bytes, sl_error *err) {
     bool withdrawn;
     c->n_shown = 0;
-    sl_interrupt_clear();
     sl_status status =
         sl_conversation_ask(&c->conversation, question, n_bytes, write_answer, c, &withdrawn, err);
     bool begun = status == SL_OK || c->n_shown;
@@ -220,7 +219,9 @@ static int talk(chat *c) {
         const char *line = NULL;
         size_t n = 0;
         sl_line_result result = sl_lines_read(c->lines, &line, &n);
-        if (result == SL_LINE_READ) {
+        if (result == SL_LINE_READ) { /* a signal may have come while a command was at work */
+            if (sl_terminated() || (sl_interrupted() && !interactive)) break;
+            if (sl_interrupted()) sl_interrupt_clear();
             take_line(c, line, n);
             continue;
         }

@@ -133,7 +133,7 @@ static int run(int argc, char **argv) {
         { "-p, --prompt", "TEXT", SL_ARG_TEXT, &l.prompt, 0, 0, "a text; no token is added to its own", NULL },
         { "-f, --file", "FILE", SL_ARG_TEXT, &l.file, 0, 0,
           "the text's bytes from a file; -: standard input", NULL },
-        { "--chunk", "N", SL_ARG_INT, &l.chunk, 1, INT32_MAX, "evaluate N tokens at a time (as -b)", NULL },
+        { "--chunk", "N", SL_ARG_INT, &l.chunk, 1, 65536, "evaluate N tokens at a time (as -b)", NULL },
         { "-o, --output", "FILE", SL_ARG_TEXT, &l.out_path, 0, 0,
           "write float32 [tokens, vocabulary] as .npy (the ten likeliest next tokens to stdout)", NULL },
     };

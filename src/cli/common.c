@@ -94,11 +94,24 @@ size_t sl_common_max_token(const sl_common *common) {
 
 /* ---- the model ---------------------------------------------------------------------------------- */
 
+/* Appends text to a pattern of size bytes as it is, whatever characters it has. */
+static bool put_literally(char *pattern, size_t size, const char *text) {
+    size_t n = strlen(pattern);
+    for (; *text && n + 3 <= size; text++) {
+        if (strchr("*?[\\", *text)) pattern[n++] = '\\';
+        pattern[n++] = *text;
+    }
+    pattern[n] = 0;
+    return !*text;
+}
+
 /* The demo model of a folder: bridge.slu, else the first bridge*.slu by name; malloc'd, NULL: none there. */
 static char *find_demo(const char *folder, const char *below) {
-    char pattern[4096];
-    int len = snprintf(pattern, sizeof pattern, "%s%s/bridge*.slu", folder, below);
-    if (len < 0 || len >= (int)sizeof pattern) return NULL;
+    char pattern[4096] = "";
+    if (!put_literally(pattern, sizeof pattern - sizeof "/bridge*.slu", folder) ||
+        !put_literally(pattern, sizeof pattern - sizeof "/bridge*.slu", below))
+        return NULL;
+    strcat(pattern, "/bridge*.slu");
     glob_t found;
     char *path = NULL;
     if (glob(pattern, GLOB_NOSORT, NULL, &found) == 0) {

@@ -33,10 +33,7 @@ static bool turns_append(sl_turns *turns, uint64_t at) {
 static sl_status copy_turns(const sl_turns *from, sl_turns *to, sl_error *err) {
     *to = (sl_turns){ 0 };
     for (size_t i = 0; i < from->n; i++)
-        if (!turns_append(to, from->at[i])) {
-            free(to->at);
-            return no_memory(err, "a conversation");
-        }
+        if (!turns_append(to, from->at[i])) return no_memory(err, "a conversation"); /* the branch owns what is there */
     return SL_OK;
 }
 

@@ -43,8 +43,14 @@ static sl_status session_memory(sl_session *s, sl_error *err) {
     SL_TRY(sl_alloc((void **)&s->draw_run, s->n_slot, sizeof *s->draw_run, "drawing tokens", err));
     SL_TRY(sl_alloc((void **)&s->slot_logits, s->n_slot, n_vocab * sizeof(float), "logits", err));
     for (size_t i = 0; i < s->n_slot; i++) s->slots[i].logits = s->slot_logits + i * n_vocab;
-    s->run_logits_bytes = (uint64_t)s->n_batch * n_vocab * sizeof(float);
-    s->run_logits = sl_os_pages(s->run_logits_bytes); /* touched only if such logits are asked for */
+    return SL_OK;
+}
+
+/* Of all tokens of a batch: much for a large vocabulary, and seldom asked for. */
+static sl_status reserve_run_logits(sl_session *s, sl_error *err) {
+    if (s->run_logits) return SL_OK;
+    s->run_logits_bytes = (uint64_t)s->n_batch * s->model->n_vocab * sizeof(float);
+    s->run_logits = sl_os_pages(s->run_logits_bytes);
     if (s->run_logits) return SL_OK;
     return sl_fail(err, SL_E_MEMORY, "out of memory: %llu bytes for logits", (unsigned long long)s->run_logits_bytes);
 }
@@ -234,6 +240,7 @@ sl_status sl_session_eval_draw(sl_session *s, const sl_run *runs, size_t n_run, 
         s->run_first[i] = runs[i].logits == SL_LOGITS_ALL ? all : SIZE_MAX;
         all += runs[i].logits == SL_LOGITS_ALL ? runs[i].n_token : 0;
     }
+    if (all) SL_TRY(reserve_run_logits(s, err));
     SL_TRY(run_passes(s, &c, err));
     s->n_run = n_run;
     for (size_t i = 0; i < n_run; i++) finish_run(s, &c, i);

@@ -34,7 +34,7 @@ struct sl_session {
     bool kv_f16;
     sl_slot *slots;
     float *slot_logits;  /* [n_slot][n_vocab] */
-    float *run_logits;   /* [n_batch][n_vocab]: rows of SL_LOGITS_ALL */
+    float *run_logits;   /* [n_batch][n_vocab]: rows of SL_LOGITS_ALL; NULL before the first */
     uint64_t run_logits_bytes;
     size_t *run_first;   /* [n_slot] first such row of each run, SIZE_MAX: none */
     size_t n_run;

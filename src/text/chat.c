@@ -36,7 +36,7 @@ int32_t sl_chat_end(sl_chat_kind kind, const sl_tokenizer *tokenizer) {
 }
 
 const char *const *sl_chat_stops(sl_chat_kind kind) {
-    static const char *const plain[] = { "\nUser:", NULL }, *const none[] = { NULL };
+    static const char *const plain[] = { "\n\nUser:", "\nUser:", NULL }, *const none[] = { NULL };
     return kind == SL_CHAT_PLAIN ? plain : none;
 }
 

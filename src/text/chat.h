@@ -18,7 +18,7 @@ sl_chat_kind sl_chat_detect(const char *template_, bool *known);
 sl_status sl_chat_encode(sl_chat_kind kind, const sl_tokenizer *tokenizer, int32_t bos,
                          const sl_message *messages, size_t n_message, bool first, bool answer,
                          int32_t **tokens, size_t *n, size_t *cap, sl_error *err);
-/* The token that ends an assistant's turn in this format, -1: none (the plain kind stops at "\nUser:"). */
+/* The token that ends an assistant's turn in this format, -1: none (the plain kind stops before "User:" on a new line). */
 int32_t sl_chat_end(sl_chat_kind kind, const sl_tokenizer *tokenizer);
 /* Texts that end an answer in this format besides tokens: NULL-terminated list. */
 const char *const *sl_chat_stops(sl_chat_kind kind);

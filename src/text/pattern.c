@@ -116,7 +116,7 @@ static sl_status translate(reader *r) {
             bool both = c == '&' && r->p + 1 < r->end && r->p[1] == '&';
             if (r->in_class && (c == '[' || both))
                 return refuse(r, "a nested class", r->p, (size_t)(r->end - r->p));
-            if (c == '(' && r->p + 1 < r->end && r->p[1] == '*')
+            if (!r->in_class && c == '(' && r->p + 1 < r->end && r->p[1] == '*')
                 return refuse(r, "a verb", r->p, (size_t)(r->end - r->p));
             if (c == ']') r->in_class = false;
             SL_TRY(put(r, r->p++, 1));

@@ -128,7 +128,9 @@ static bool map_bytes(const uint8_t *p, size_t n, const int32_t *alphabet, sl_bu
     return true;
 }
 
-static sl_status rewrite(const sl_stage *stage, bool first, sl_words *words, sl_words *spare, sl_error *err) {
+/* limit: bytes that all words may come to. One word alone grows at most sl_stage.prefix for each of its bytes. */
+static sl_status rewrite(const sl_stage *stage, bool first, size_t limit, sl_words *words, sl_words *spare,
+                         sl_error *err) {
     int32_t alphabet[256];
     sl_byte_alphabet(alphabet);
     spare->n = spare->text.n = 0;
@@ -139,6 +141,8 @@ static sl_status rewrite(const sl_stage *stage, bool first, sl_words *words, sl_
                     : stage->kind == SL_STAGE_BYTES ? map_bytes(p, n, alphabet, &spare->text)
                                                     : prefix_word(stage, p, n, first && i == 0, &spare->text);
         if (!good || !add_word(spare, start, spare->text.n, words->v[i].invalid)) return no_memory(err);
+        if (spare->text.n > limit)
+            return sl_fail(err, SL_E_FORMAT, "the tokenizer's pre-tokenizer makes a text into more than %zu bytes", limit);
     }
     sl_words swap = *words;
     *words = *spare;
@@ -148,11 +152,12 @@ static sl_status rewrite(const sl_stage *stage, bool first, sl_words *words, sl_
 
 sl_status sl_pretokenize(const sl_stages *stages, sl_matcher *matcher, const uint8_t *text, size_t n_bytes,
                          bool first, sl_words *words, sl_words *spare, sl_error *err) {
+    const size_t limit = 32 * n_bytes + SL_MAX_STAGE * 1024; /* stages of a hostile file could multiply it */
     if (!cut_invalid(text, n_bytes, words)) return no_memory(err);
     for (size_t i = 0; i < stages->n; i++) {
         const sl_stage *stage = &stages->v[i];
         if (stage->kind == SL_STAGE_SPLIT) SL_TRY(split(stage, matcher, words, spare, err));
-        else SL_TRY(rewrite(stage, first, words, spare, err));
+        else SL_TRY(rewrite(stage, first, limit, words, spare, err));
     }
     return SL_OK;
 }

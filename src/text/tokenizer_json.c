@@ -272,6 +272,12 @@ static sl_status read_byte_level(sl_tokenizer *t, const sl_json *object, sl_erro
     return add_stage(t, SL_STAGE_BYTES, &stage, err);
 }
 
+static size_t count_characters(const sl_buf *text) {
+    size_t n = 0;
+    for (size_t i = 0; i < text->n; i++) n += (text->data[i] & 0xC0) != 0x80;
+    return n;
+}
+
 static sl_status read_metaspace(sl_tokenizer *t, const sl_json *object, sl_error *err) {
     bool prefix = true, cut = true;
     sl_stage *stage = NULL;
@@ -287,6 +293,8 @@ static sl_status read_metaspace(sl_tokenizer *t, const sl_json *object, sl_error
     stage->first = strcmp(scheme, "first") == 0;
     SL_TRY(rule_text(sl_json_get(object, "replacement"), "the replacement of Metaspace", false,
                      &stage->prefix, err));
+    if (count_characters(&stage->prefix) != 1)
+        return wrong(err, "the replacement of Metaspace is a text", "one character");
     if (!cut) return SL_OK;
     return add_split(t, (const char *)stage->prefix.data, stage->prefix.n, true, SL_SPLIT_NEXT, err);
 }

@@ -3,8 +3,10 @@ import json
 import os
 import random
 import subprocess
+import tempfile
 import time
 import unittest
+from pathlib import Path
 
 from tests.cli.helper import N_VOCAB, ROOT, SLUICE, SPECIAL, Case, checkpoint, model, scratch, sluice, tokenizer
 
@@ -98,6 +100,19 @@ class Tokenize(Case):
             start = time.monotonic()
             self.assertEqual(decode(encode(data)), data)
             self.assertLess(time.monotonic() - start, 20)  # a fraction of a second where nothing else runs
+
+    def test_stages_that_multiply(self):
+        """Each character a word, and a mark before each word, 15 times over: 32,768 times the text."""
+        stages = [stage for mark in "xyxyxyxyxyxyxyx" for stage in (
+            {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False},
+            {"type": "Metaspace", "replacement": mark, "prepend_scheme": "always", "split": False})]
+        stages.append({"type": "ByteLevel", "add_prefix_space": False, "use_regex": False})
+        folder, out = checkpoint(), Path(tempfile.mkdtemp(dir=scratch())) / "many.slu"
+        changed = {**tokenizer(), "pre_tokenizer": {"type": "Sequence", "pretokenizers": stages}}
+        (folder / "tokenizer.json").write_text(json.dumps(changed))
+        sluice("convert", folder, out, check=0)
+        result = sluice("tokenize", "-m", out, stdin=b"z" * 100_000)
+        self.assert_error(result, 1, "pre-tokenizer", "bytes")
 
     def test_errors(self):
         self.assert_error(run("-p", "a", "-f", "b"), 2, "-p", "-f")

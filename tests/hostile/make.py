@@ -461,6 +461,9 @@ def tokenizer_cases():
     yield "tokenizer-nan", lambda f: f.text("tokenizer.json", '{"x": NaN}'), "tokenizer.json"
     for kind in ("Unigram", "WordPiece", "WordLevel"):
         yield f"tokenizer-{kind}", lambda f, k=kind: f.tokenizer(lambda t: t["model"].update(type=k)), kind
+    for name, text in (("none", ""), ("two", "ab"), ("long", " " * 1024)):
+        yield f"tokenizer-metaspace-{name}", lambda f, x=text: f.tokenizer(
+            lambda t: t.update(pre_tokenizer={"type": "Metaspace", "replacement": x})), "replacement of Metaspace"
     yield "tokenizer-id-twice", lambda f: f.tokenizer(lambda t: t["model"]["vocab"].update({"!": 4})), "tokenizer.json"
     yield "tokenizer-id-too-large", lambda f: f.tokenizer(lambda t: t["model"]["vocab"].update({"!": 1 << 20})), "tokenizer.json"
     yield "tokenizer-id-negative", lambda f: f.tokenizer(lambda t: t["model"]["vocab"].update({"!": -1})), "tokenizer.json"

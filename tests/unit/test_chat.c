@@ -146,8 +146,9 @@ static void test_detect(void **state) {
         assert_int_equal(sl_chat_detect(cases[i].template_, &known), cases[i].kind);
         assert_int_equal(known, cases[i].known);
     }
-    assert_string_equal(sl_chat_stops(SL_CHAT_PLAIN)[0], "\nUser:");
-    assert_null(sl_chat_stops(SL_CHAT_PLAIN)[1]);
+    assert_string_equal(sl_chat_stops(SL_CHAT_PLAIN)[0], "\n\nUser:");
+    assert_string_equal(sl_chat_stops(SL_CHAT_PLAIN)[1], "\nUser:");
+    assert_null(sl_chat_stops(SL_CHAT_PLAIN)[2]);
     assert_null(sl_chat_stops(SL_CHAT_CHATML)[0]);
 }
 
