@@ -1,6 +1,7 @@
 /* Bridge: gated convolutions and selective state spaces joined by a recurrent gating bridge, with routing.
  * Equations, state and checkpoint layout: docs/bridge.md. This file reads the hyperparameters, names the
  * tensors and emits the graph; the arithmetic lives in kernels/. */
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -199,7 +200,7 @@ static const float *bridge_lambda(const bridge_hyper *h, const float *lambda, sl
 
 static const float *s6_decay(const bridge_hyper *h, const float *a_log, sl_graph *g) {
     float *out = sl_graph_constants(g, h->n_head);
-    for (size_t i = 0; out && i < h->n_head; i++) out[i] = (float)exp(a_log[i]);
+    for (size_t i = 0; out && i < h->n_head; i++) out[i] = (float)fmin(exp(a_log[i]), FLT_MAX); /* inf by a Delta of 0 would be no number */
     return out;
 }
 

@@ -63,6 +63,16 @@ static sl_status rope_float(const sl_meta *meta, const char *place, const char *
     return sl_meta_float(meta, key, true, min, max, out, err);
 }
 
+static sl_status rope_bool(const sl_meta *meta, const char *name, bool *out, sl_error *err) {
+    static const char *const places[] = { "rope_parameters.", "rope_scaling." };
+    char key[96];
+    for (size_t i = 0; i < 2; i++) {
+        snprintf(key, sizeof key, "%s%s", places[i], name);
+        if (sl_meta_find(meta, key)) return sl_meta_bool(meta, key, true, out, err);
+    }
+    return SL_OK;
+}
+
 static sl_status check_rope_object(const sl_meta *meta, const char *place, sl_error *err) {
     const sl_meta_entry *object = sl_meta_find(meta, place);
     if (!object || (object->type == SL_META_JSON && !object->is_list && object->v.s[0][0] == '{')) return SL_OK;
@@ -119,17 +129,32 @@ static sl_status scale_llama3(const sl_meta *meta, const char *place, llama_hype
     return SL_OK;
 }
 
+static double yarn_gain(double factor, double scale) { return factor > 1 ? 0.1 * scale * log(factor) + 1 : 1; }
+
+/* What cosine and sine are multiplied with: named, or of two scales (DeepSeek's files), or of the factor alone. */
+static sl_status read_yarn_gain(const sl_meta *meta, double factor, double *gain, sl_error *err) {
+    double scale = 0, all = 0;
+    SL_TRY(rope_float(meta, NULL, "mscale", 0, 1e6, &scale, err));
+    SL_TRY(rope_float(meta, NULL, "mscale_all_dim", 0, 1e6, &all, err));
+    *gain = scale > 0 && all > 0 ? yarn_gain(factor, scale) / yarn_gain(factor, all) : yarn_gain(factor, 1);
+    return rope_float(meta, NULL, "attention_factor", 1e-6, 1e6, gain, err);
+}
+
 /* YaRN (Peng et al. 2023): blends by the number of turns a component makes over the old context. */
 static sl_status scale_yarn(const sl_meta *meta, const char *place, llama_hyper *h, double base, double factor,
                             sl_error *err) {
-    double fast = 32, slow = 1, gain = 0.1 * log(factor > 1 ? factor : 1) + 1, old_context = (double)h->max_context;
+    double fast = 32, slow = 1, gain = 1, old_context = (double)h->max_context;
+    bool whole = true; /* the borders of the blend */
     SL_TRY(rope_float(meta, h->max_context ? NULL : place, "original_max_position_embeddings", 1, 1e9, &old_context, err));
     SL_TRY(rope_float(meta, NULL, "beta_fast", 1e-6, 1e6, &fast, err));
     SL_TRY(rope_float(meta, NULL, "beta_slow", 1e-6, 1e6, &slow, err));
-    SL_TRY(rope_float(meta, NULL, "attention_factor", 1e-6, 1e6, &gain, err));
+    SL_TRY(rope_bool(meta, "truncate", &whole, err));
+    SL_TRY(read_yarn_gain(meta, factor, &gain, err));
+    if (!(base > 1)) return sl_fail(err, SL_E_FORMAT, "rope_theta is %g, expected more than 1 for yarn", base);
     double n = (double)h->n_rot, unit = 2 * log(base);
-    double low = floor(n * log(old_context / (fast * 6.283185307179586)) / unit);
-    double high = ceil(n * log(old_context / (slow * 6.283185307179586)) / unit);
+    double low = n * log(old_context / (fast * 6.283185307179586)) / unit;
+    double high = n * log(old_context / (slow * 6.283185307179586)) / unit;
+    if (whole) low = floor(low), high = ceil(high);
     low = low < 0 ? 0 : low;
     high = high > n - 1 ? n - 1 : high;
     if (high <= low) high = low + 0.001;

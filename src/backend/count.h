@@ -1,4 +1,4 @@
-/* Counting what passes read and compute; the same on every device. */
+/* Counting what passes read and compute, but for a layer's small vectors (kernels, biases, decays); the same on every device. */
 #ifndef SL_BACKEND_COUNT_H
 #define SL_BACKEND_COUNT_H
 

@@ -36,7 +36,7 @@ typedef struct sl_bench_row {
     size_t n_repeat;        /* repetitions made */
     bool depth_synthetic;   /* the depth was made up, not computed */
     double median, min, max;  /* tokens per second of all sequences together */
-    double bytes_per_token; /* weights, states and KV stores read or written, counted */
+    double bytes_per_token; /* matrices, norms, poles, states and KV stores read or written, counted (small vectors are not) */
     double flops_per_token;
     double first_seconds;   /* prefill: prompt to its logits; decode: the first step */
     double deep_share;      /* of the tokens in routed layers; NAN: none */

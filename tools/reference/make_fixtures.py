@@ -108,10 +108,13 @@ def hugging_face():
                  pad_token_id=None, use_cache=False)
     llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
               "original_max_position_embeddings": 32}
+    yarn = {"rope_type": "yarn", "factor": 16.0, "mscale": 1.3, "mscale_all_dim": 0.7, "truncate": False,
+            "original_max_position_embeddings": 32, "beta_fast": 8.0}
     return {
         "llama-rope3-bias": ("Llama", dict(small, rope_theta=500000.0, rope_scaling=llama3, attention_bias=True, mlp_bias=True,
                                            tie_word_embeddings=True)),
         "llama-linear-rope": ("Llama", dict(small, rope_scaling={"rope_type": "linear", "factor": 2.5}, num_key_value_heads=1)),
+        "llama-yarn": ("Llama", dict(small, head_dim=16, rope_scaling=yarn)),
         "mistral-window": ("Mistral", dict(small, sliding_window=19)),
         "qwen2": ("Qwen2", dict(small, rope_theta=1000000.0, rms_norm_eps=1e-6, head_dim=None)),
         "qwen3": ("Qwen3", dict(small, rope_theta=1000000.0, head_dim=12, tie_word_embeddings=True)),
