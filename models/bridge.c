@@ -200,7 +200,8 @@ static const float *bridge_lambda(const bridge_hyper *h, const float *lambda, sl
 
 static const float *s6_decay(const bridge_hyper *h, const float *a_log, sl_graph *g) {
     float *out = sl_graph_constants(g, h->n_head);
-    for (size_t i = 0; out && i < h->n_head; i++) out[i] = (float)fmin(exp(a_log[i]), FLT_MAX); /* inf by a Delta of 0 would be no number */
+    for (size_t i = 0; out && i < h->n_head; i++) /* inf times a Delta of 0 would be no number */
+        out[i] = (float)fmin(exp(a_log[i]), FLT_MAX);
     return out;
 }
 

@@ -48,29 +48,31 @@ static sl_status read_shape(const sl_meta *meta, llama_hyper *h, sl_error *err) 
     return SL_OK;
 }
 
-/* The value of a rotary setting: under rope_parameters (newer files), rope_scaling, or at the top. If it is nowhere,
- * the object `place` lacks it; place NULL: then *out keeps its default. */
+typedef struct rope_key { char text[96]; } rope_key;
+
+/* Where a rotary setting stands: under rope_parameters (newer files), rope_scaling, or at the top. False: nowhere. */
+static bool find_rope_key(const sl_meta *meta, const char *name, rope_key *key) {
+    static const char *const places[] = { "rope_parameters.", "rope_scaling.", "" };
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(key->text, sizeof key->text, "%s%s", places[i], name);
+        if (sl_meta_find(meta, key->text)) return true;
+    }
+    return false;
+}
+
+/* Its value. If it is nowhere, the object `place` lacks it; place NULL: then *out keeps its default. */
 static sl_status rope_float(const sl_meta *meta, const char *place, const char *name, double min, double max, double *out,
                             sl_error *err) {
-    static const char *const places[] = { "rope_parameters.", "rope_scaling.", "" };
-    char key[96];
-    for (size_t i = 0; i < 3; i++) {
-        snprintf(key, sizeof key, "%s%s", places[i], name);
-        if (sl_meta_find(meta, key)) return sl_meta_float(meta, key, true, min, max, out, err);
-    }
-    if (!place) return SL_OK;
-    snprintf(key, sizeof key, "%s.%s", place, name);
-    return sl_meta_float(meta, key, true, min, max, out, err);
+    rope_key key;
+    const bool there = find_rope_key(meta, name, &key);
+    if (!there && !place) return SL_OK;
+    if (!there) snprintf(key.text, sizeof key.text, "%s.%s", place, name);
+    return sl_meta_float(meta, key.text, true, min, max, out, err);
 }
 
 static sl_status rope_bool(const sl_meta *meta, const char *name, bool *out, sl_error *err) {
-    static const char *const places[] = { "rope_parameters.", "rope_scaling." };
-    char key[96];
-    for (size_t i = 0; i < 2; i++) {
-        snprintf(key, sizeof key, "%s%s", places[i], name);
-        if (sl_meta_find(meta, key)) return sl_meta_bool(meta, key, true, out, err);
-    }
-    return SL_OK;
+    rope_key key;
+    return find_rope_key(meta, name, &key) ? sl_meta_bool(meta, key.text, true, out, err) : SL_OK;
 }
 
 static sl_status check_rope_object(const sl_meta *meta, const char *place, sl_error *err) {

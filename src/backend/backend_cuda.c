@@ -370,12 +370,15 @@ static bool is_decode(const sl_batch *b) {
 
 /* Replaying only saves launches: where there is no memory for it *exec stays NULL, and nothing is wrong. */
 static sl_status prepare_graph(sl_device *d, cudaGraph_t graph, cudaGraphExec_t *exec, sl_error *err) {
-    cudaError_t e = cudaGraphInstantiate(exec, graph, 0);
-    if (e == cudaSuccess) e = cudaGraphUpload(*exec, d->stream);
+    cudaGraphExec_t made;
+    cudaError_t e = cudaGraphInstantiate(&made, graph, 0);
+    if (e == cudaSuccess) {
+        e = cudaGraphUpload(made, d->stream);
+        if (e == cudaSuccess) *exec = made;
+        else cudaGraphExecDestroy(made);
+    }
     if (e != cudaErrorMemoryAllocation) return failed(d, e, "preparing a captured pass", err);
     cudaGetLastError();
-    if (*exec) cudaGraphExecDestroy(*exec);
-    *exec = NULL;
     return SL_OK;
 }
 

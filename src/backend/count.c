@@ -31,7 +31,8 @@ void sl_count_node(const sl_graph *graph, const sl_node *node, const sl_counted 
     case SL_OP_S6: c->flops += 5 * n->rows * node->u.s6.e * node->u.s6.n_state; break;
     case SL_OP_S4D: /* poles and their inputs, two numbers each, for every channel: as large as the state */
         c->weight_bytes += 4 * sizeof(float) * node->u.s4d.e * node->u.s4d.n_pole * n->passes;
-        c->flops += 12 * n->rows * node->u.s4d.e * node->u.s4d.n_pole; break;
+        c->flops += 12 * n->rows * node->u.s4d.e * node->u.s4d.n_pole;
+        break;
     case SL_OP_ATTENTION: count_attention(n, &node->u.attention, c); break;
     default: break;
     }

@@ -121,6 +121,8 @@ size_t sl_common_max_token(const sl_common *common);
  * program, then the installed share folder) and creates a session of n_slot; what it has to do without
  * (sl_session_note) is said once. Reports errors; false: failed. */
 bool sl_common_open_model(const sl_common *common, sl_model **model);
+/* The model that was asked for: -m, else SLUICE_MODEL; NULL: the shipped one. Borrowed. */
+const char *sl_common_model_name(const sl_common *common);
 /* Whether a model was named, or the default one is there. */
 bool sl_common_has_model(const sl_common *common);
 bool sl_common_session(const sl_common *common, size_t n_slot, const sl_model *model, sl_session **session);

@@ -92,8 +92,7 @@ static int list_models(bench *b) {
     for (size_t i = 0; i < b->synthetic.n && code < 0; i++)
         code = add_synthetic(b, "--synthetic", b->synthetic.v[i]);
     for (size_t i = 0; i < b->files.n; i++) add_file(b, b->files.v[i]);
-    const char *usual = getenv("SLUICE_MODEL");
-    if (!b->n_model) add_file(b, usual && *usual ? usual : NULL); /* the shipped one */
+    if (!b->n_model) add_file(b, sl_common_model_name(&(sl_common){ 0 }));
     return code < 0 ? add_baseline(b) : code;
 }
 

@@ -141,10 +141,15 @@ static char *default_model(void) {
     return path;
 }
 
+const char *sl_common_model_name(const sl_common *common) {
+    const char *usual = getenv("SLUICE_MODEL");
+    return common->model ? common->model : usual && *usual ? usual : NULL;
+}
+
 /* The file that was asked for, else the default one, malloc'd; NULL: there is none. */
 static char *model_path(const sl_common *common) {
-    const char *path = common->model ? common->model : getenv("SLUICE_MODEL");
-    return path && (*path || common->model) ? strdup(path) : default_model();
+    const char *name = sl_common_model_name(common);
+    return name ? strdup(name) : default_model();
 }
 
 bool sl_common_has_model(const sl_common *common) {
