@@ -170,9 +170,10 @@ static __device__ float *partial(const sl_attention_cuda_args &a, uint32_t run, 
 
 template <class T> static __device__ void put_partial(const decode &d, const share<T> &s, const tiles &t,
                                                       uint32_t run, uint32_t chunk, const softmax state[2]) {
-    for (uint32_t i = threadIdx.x; i < s.n_head * s.n_col; i += THREADS) {
-        const uint32_t h = i / s.n_col, c = i % s.n_col;
-        partial(d.a, run, s.head + h, chunk)[2 + s.col + c] = t.sum[h * d.cols + c];
+    for (uint32_t i = threadIdx.x; i < s.n_head * d.cols; i += THREADS) { /* a thread's are those that it zeroes */
+        const uint32_t h = i / d.cols, c = i % d.cols;
+        if (c < s.n_col)
+            partial(d.a, run, s.head + h, chunk)[2 + s.col + c] = t.sum[i];
     }
     const unsigned head = threadIdx.x / 32 * 2 + threadIdx.x % 32;
     if (threadIdx.x % 32 >= 2 || head >= s.n_head || s.col > 0)
@@ -199,7 +200,6 @@ template <class T> __global__ void __launch_bounds__(THREADS, 4) attend_chunks(d
         const uint64_t from = max(seen.begin, (first_chunk + chunk) << seen.shift);
         const uint64_t to = min(seen.end, (first_chunk + chunk + 1) << seen.shift);
         softmax state[2] = {nothing(), nothing()};
-        __syncthreads(); /* the last chunk's sums are written */
         for (uint32_t i = threadIdx.x; i < HEADS * d.cols; i += THREADS)
             t.sum[i] = 0;
         for (uint64_t base = from / KEYS * KEYS; base < to; base += KEYS) {

@@ -9,12 +9,11 @@
 
 enum { SL_TEAM_WARP = 32, SL_TEAM_WARPS = 8 /* of a block-wide team */ };
 
-/* The sum over a team of n_warp warps, 1 or all of the block; all threads of the block call. shared: [n_warp].
- */
+/* The sum over a team of n_warp warps, 1 or all of the block; all threads of the block call, with a barrier between
+ * two calls. shared: [n_warp]. */
 __device__ __forceinline__ float sl_team_sum(float v, uint32_t n_warp, float *shared) {
     v = sl_warp_sum(v);
     if (n_warp == 1) return v;
-    __syncthreads(); /* an earlier sum has been read */
     if (threadIdx.x % SL_TEAM_WARP == 0) shared[threadIdx.x / SL_TEAM_WARP] = v;
     __syncthreads();
     v = shared[0];

@@ -15,6 +15,7 @@ __global__ void route_score(sl_route_args a) {
     const float scale = 1 / sqrtf(sum / static_cast<float>(a.d) + a.eps);
     float z = 0;
     for (uint32_t i = threadIdx.x; i < a.d; i += blockDim.x) z += a.w[i] * (x[i] * scale * a.norm[i]);
+    __syncthreads(); /* the first sum has been read */
     z = sl_team_sum(z, SL_TEAM_WARPS, shared) + *a.b;
     if (threadIdx.x == 0) a.rho[row] = a.tau < 1 ? fmaxf(0, 1 - sl_sigmoid(-z) / (1 - a.tau)) : 0;
 }

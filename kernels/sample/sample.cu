@@ -85,6 +85,7 @@ static __device__ rank best_of_thread(const row &r, const workspace *w) {
     return best;
 }
 
+/* The largest, for thread 0. */
 static __device__ rank best_of_block(workspace *w, rank mine) {
     w->pool[threadIdx.x] = mine;
     for (unsigned n = blockDim.x / 2; n > 0; n /= 2) {
@@ -92,7 +93,6 @@ static __device__ rank best_of_block(workspace *w, rank mine) {
         if (threadIdx.x < n && w->pool[threadIdx.x + n] > w->pool[threadIdx.x])
             w->pool[threadIdx.x] = w->pool[threadIdx.x + n];
     }
-    __syncthreads();
     return w->pool[0];
 }
 
@@ -110,9 +110,9 @@ static __device__ void sort_pool(workspace *w, unsigned n) {
         }
 }
 
-/* Into the pool all ranks from bound on, as far as they have room; returns how many there are. */
+/* Into the pool all ranks from bound on, as far as they have room; returns how many there are. A barrier lies
+ * between two calls. */
 static __device__ unsigned collect(const row &r, workspace *w, rank bound) {
-    __syncthreads();
     if (threadIdx.x == 0)
         w->count = 0;
     __syncthreads();

@@ -12,6 +12,7 @@
 
 #include "device_asan.h"
 #include "device_fiber.h"
+#include "device_races.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -251,6 +252,8 @@ void hold_meeting(unsigned first) {
 void finish_collective(unsigned first, unsigned mask, sl_device_wait kind) {
     if (kind == SL_WAIT_MATRIX)
         hold_meeting(first);
+    if (kind == SL_WAIT_SYNC)
+        sl_races_warp(first, mask);
     uint32_t votes = kind == SL_WAIT_BALLOT ? ballot(first, mask) : 0;
     for (unsigned rest = mask; rest; rest &= rest - 1) {
         unsigned i = static_cast<unsigned>(__builtin_ctz(rest));
@@ -335,6 +338,7 @@ void sl_device_barrier(void) {
         return;
     }
     block.at_barrier = 0;
+    sl_races_barrier(__builtin_return_address(0));
     for (unsigned i = 0; i < block.n_thread; i++)
         if (i != thread)
             make_ready(i);
@@ -348,6 +352,8 @@ void sl_device_meet(sl_device_meeting meeting, void *data) {
 sl_device_copies *sl_device_copies_here(void) { return &block.copies[block.current]; }
 
 void *sl_device_shared(void) { return block.shared; }
+
+unsigned sl_device_thread(void) { return block.current; }
 
 void sl_device_trap(const char *what) { fail("thread %u: %s", block.current, what); }
 
@@ -382,6 +388,7 @@ static bool place_shared(size_t bytes) {
         if (map == MAP_FAILED || mprotect(static_cast<unsigned char *>(map) + room, page, PROT_NONE) != 0)
             return false;
         end = static_cast<unsigned char *>(map) + room;
+        sl_races_watch(map, room, true);
     }
     block.shared = end - (bytes + 15) / 16 * 16;
     SL_POISON(end - room, room);
@@ -409,8 +416,10 @@ bool sl_grid_run(const sl_grid *grid, const void *args, unsigned long seed) {
         sl_fault_set("no memory for the shared memory of the test device");
         return false;
     }
+    sl_races_begin_launch();
     for (uint64_t i = 0; i < n_block && !block.fault; i++) {
         uint64_t b = next_in(&blocks);
+        sl_races_begin_block(b);
         blockIdx = {static_cast<unsigned>(b % grid->grid.x),
                     static_cast<unsigned>(b / grid->grid.x % grid->grid.y),
                     static_cast<unsigned>(b / grid->grid.x / grid->grid.y)};
@@ -423,6 +432,7 @@ bool sl_grid_run(const sl_grid *grid, const void *args, unsigned long seed) {
         block.running = fiber;
         sl_fiber_switch(&block.host, fiber);
     }
+    sl_races_end_launch();
     if (block.fault)
         abandon_block();
     return !block.fault;

@@ -21,6 +21,9 @@ enum { SL_MAX_THREADS = 1024, SL_MAX_SHARED = 163 * 1024, SL_DEFAULT_SHARED = 48
 /* seed 0: blocks and threads in increasing order. False: a fault, explained by sl_fault_text. */
 bool sl_grid_run(const sl_grid *grid, const void *args, unsigned long seed);
 
+/* The running thread's number in its block. */
+unsigned sl_device_thread(void);
+
 /* Copies of the running thread that are under way (device_mma.cpp). */
 enum { SL_MAX_COPIES = 64 };
 struct sl_device_copying {

@@ -163,7 +163,7 @@ static inline float max(float a, float b) { return fmaxf(a, b); }
 
 /* ---- threads of a block -------------------------------------------------------------------------- */
 
-static inline void __syncthreads(void) { sl_device_barrier(); }
+static __forceinline__ void __syncthreads(void) { sl_device_barrier(); }
 static inline void __syncwarp(unsigned mask = 0xffffffffu) { sl_device_warp(SL_WAIT_SYNC, mask, 0, 0, 32); }
 static inline void __threadfence(void) {}
 static inline void __threadfence_block(void) {}
@@ -196,35 +196,37 @@ template <class T> static inline T __shfl_xor_sync(unsigned mask, T v, int lanes
 
 /* ---- atomics: the old value ---------------------------------------------------------------------- */
 
-template <class T> static inline T sl_device_swap(T *p, T v) {
-    T old = *p;
-    *p = v;
+#ifdef SL_RACES
+extern "C" void sl_races_atomic(bool begins); /* device_races.h */
+#else
+static inline void sl_races_atomic(bool) {}
+#endif
+template <class T, class F> static inline T sl_device_atomic(T *p, F change) {
+    sl_races_atomic(true);
+    const T old = *p;
+    *p = change(old);
+    sl_races_atomic(false);
     return old;
 }
-static inline int atomicAdd(int *p, int v) {
-    return sl_device_swap(p, static_cast<int>(static_cast<unsigned>(*p) + static_cast<unsigned>(v)));
-}
-static inline unsigned atomicAdd(unsigned *p, unsigned v) { return sl_device_swap(p, *p + v); }
-static inline unsigned long long atomicAdd(unsigned long long *p, unsigned long long v) {
-    return sl_device_swap(p, *p + v);
-}
-static inline float atomicAdd(float *p, float v) { return sl_device_swap(p, *p + v); }
-static inline int atomicMax(int *p, int v) { return sl_device_swap(p, max(*p, v)); }
-static inline unsigned atomicMax(unsigned *p, unsigned v) { return sl_device_swap(p, max(*p, v)); }
-static inline int atomicMin(int *p, int v) { return sl_device_swap(p, min(*p, v)); }
-static inline unsigned atomicMin(unsigned *p, unsigned v) { return sl_device_swap(p, min(*p, v)); }
-static inline unsigned atomicOr(unsigned *p, unsigned v) { return sl_device_swap(p, *p | v); }
-static inline unsigned atomicAnd(unsigned *p, unsigned v) { return sl_device_swap(p, *p & v); }
-static inline int atomicExch(int *p, int v) { return sl_device_swap(p, v); }
-static inline unsigned atomicExch(unsigned *p, unsigned v) { return sl_device_swap(p, v); }
-static inline float atomicExch(float *p, float v) { return sl_device_swap(p, v); }
-static inline int atomicCAS(int *p, int seen, int v) { return sl_device_swap(p, *p == seen ? v : *p); }
-static inline unsigned atomicCAS(unsigned *p, unsigned seen, unsigned v) {
-    return sl_device_swap(p, *p == seen ? v : *p);
-}
-static inline unsigned long long atomicCAS(unsigned long long *p, unsigned long long seen,
-                                           unsigned long long v) {
-    return sl_device_swap(p, *p == seen ? v : *p);
+#define SL_ATOMIC(T, name, change)                                                                            \
+    static inline T name(T *p, T v) {                                                                         \
+        return sl_device_atomic(p, [=](T old) { return static_cast<T>(change); });                            \
+    }
+SL_ATOMIC(int, atomicAdd, static_cast<unsigned>(old) + static_cast<unsigned>(v))
+SL_ATOMIC(unsigned, atomicAdd, old + v)
+SL_ATOMIC(unsigned long long, atomicAdd, old + v)
+SL_ATOMIC(float, atomicAdd, old + v)
+SL_ATOMIC(int, atomicMax, max(old, v))
+SL_ATOMIC(unsigned, atomicMax, max(old, v))
+SL_ATOMIC(int, atomicMin, min(old, v))
+SL_ATOMIC(unsigned, atomicMin, min(old, v))
+SL_ATOMIC(unsigned, atomicOr, old | v)
+SL_ATOMIC(unsigned, atomicAnd, old & v)
+SL_ATOMIC(int, atomicExch, (void(old), v))
+SL_ATOMIC(unsigned, atomicExch, (void(old), v))
+SL_ATOMIC(float, atomicExch, (void(old), v))
+template <class T> static inline T atomicCAS(T *p, T seen, T v) {
+    return sl_device_atomic(p, [=](T old) { return old == seen ? v : old; });
 }
 
 #endif

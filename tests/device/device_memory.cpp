@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "device_asan.h"
+#include "device_races.h"
 
 enum { ALIGNMENT = 256, PATTERN = 0xa5, GUARD = 1 << 20 };
 
@@ -57,11 +58,13 @@ static bool map_allocation(size_t size, sl_allocation *a) {
     memset(a->base, 0xff, size);
     set_poison(a, true);
     set_access(a, !sl_rt.protect);
+    sl_races_watch(a->base, a->size, false);
     return true;
 }
 
 static void unmap_allocation(const sl_allocation *a) {
     set_poison(a, false);
+    sl_races_forget(a->base, a->size);
     munmap(a->map - GUARD, a->map_bytes + 2 * GUARD);
 }
 

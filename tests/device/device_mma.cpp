@@ -1,6 +1,7 @@
 /* Matrix units and asynchronous copies of the test device, by their definitions (kernels/mma_cuda.h). Each
  * matrix instruction is one meeting of a warp's lanes: the last to arrive does the work of all. */
 #include "device_block.h"
+#include "device_races.h"
 
 namespace {
 
@@ -14,6 +15,7 @@ struct mma_lane {
 struct load_lane {
     uint32_t *r;
     const uint16_t *row;
+    const void *code;
 };
 
 float bf16_to_float(uint16_t bits) { return __uint_as_float(static_cast<unsigned>(bits) << 16); }
@@ -45,6 +47,8 @@ template <float number(uint16_t bits)> void multiply(void *const *data) {
 
 template <bool transposed> void load(void *const *data) {
     load_lane *const *lanes = reinterpret_cast<load_lane *const *>(data);
+    for (unsigned l = 0; l < 32; l++)
+        sl_races_access_of(sl_device_thread() / 32 * 32 + l, lanes[l]->row, 16, false, lanes[l]->code);
     for (int l = 0; l < 32; l++)
         for (int m = 0; m < 4; m++) {
             uint32_t word = 0;
@@ -56,10 +60,10 @@ template <bool transposed> void load(void *const *data) {
         }
 }
 
-template <bool transposed> void meet_load(uint32_t r[4], const void *row) {
+template <bool transposed> void meet_load(uint32_t r[4], const void *row, const void *code) {
     if (reinterpret_cast<uintptr_t>(row) % 16 != 0)
         sl_device_trap("a row of sl_mma_load does not start at a multiple of 16 bytes");
-    load_lane lane = {r, static_cast<const uint16_t *>(row)};
+    load_lane lane = {r, static_cast<const uint16_t *>(row), code};
     sl_device_meet(load<transposed>, &lane);
 }
 
@@ -75,12 +79,23 @@ void sl_device_mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     sl_device_meet(multiply<sl_device_half_to_float>, &lane);
 }
 
-void sl_device_mma_load(uint32_t r[4], const void *row) { meet_load<false>(r, row); }
-void sl_device_mma_load_transposed(uint32_t r[4], const void *row) { meet_load<true>(r, row); }
+void sl_device_mma_load(uint32_t r[4], const void *row) {
+    meet_load<false>(r, row, __builtin_return_address(0));
+}
+void sl_device_mma_load_transposed(uint32_t r[4], const void *row) {
+    meet_load<true>(r, row, __builtin_return_address(0));
+}
 
 /* ---- copies -------------------------------------------------------------------------------------- */
 
 namespace {
+
+/* It happens at some time from the call to the wait: races are looked for at both. */
+void look_for_races(const sl_device_copying &copy, const void *code) {
+    sl_races_access(copy.to, 16, true, code);
+    if (copy.from)
+        sl_races_access(copy.from, 16, false, code);
+}
 
 void do_copy(const sl_device_copying &copy) {
     if (copy.from)
@@ -96,6 +111,7 @@ void sl_device_copy(void *shared, const void *global, bool valid) {
     if ((reinterpret_cast<uintptr_t>(shared) | (valid ? reinterpret_cast<uintptr_t>(global) : 0)) % 16 != 0)
         sl_device_trap("a copy of sl_copy_async16 does not start at a multiple of 16 bytes");
     const sl_device_copying copy = {shared, valid ? global : nullptr, c->n_group};
+    look_for_races(copy, __builtin_return_address(0));
     if (c->at_once)
         do_copy(copy);
     if (c->n == SL_MAX_COPIES)
@@ -109,9 +125,12 @@ void sl_device_copy_wait(unsigned n) {
     sl_device_copies *c = sl_device_copies_here();
     unsigned n_kept = 0;
     for (unsigned i = 0; i < c->n; i++) {
-        if (c->list[i].group + n >= c->n_group)
+        if (c->list[i].group + n >= c->n_group) {
             c->list[n_kept++] = c->list[i];
-        else if (!c->at_once)
+            continue;
+        }
+        look_for_races(c->list[i], __builtin_return_address(0));
+        if (!c->at_once)
             do_copy(c->list[i]);
     }
     c->n = n_kept;

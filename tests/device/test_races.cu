@@ -1,0 +1,158 @@
+/* The watch for races tested (device_races.h): what is one, and what is none. */
+#include "device_check.h"
+#include "kernels/mma_cuda.h"
+
+int sl_check_failures;
+
+enum kind {
+    OTHER_WARP,
+    BARRIER,
+    SAME_WARP,
+    SYNCWARP,
+    SYNCWARP_OF_OTHERS,
+    SHUFFLE,
+    LATE_WRITE,
+    STATIC_SHARED,
+    BLOCKS_WRITE,
+    BLOCKS_READ,
+    BLOCKS_ADD,
+    ADD_AND_READ,
+    BYTES,
+    COPY,
+    COPY_WAIT,
+    COPY_OVER,
+    MATRIX,
+    MATRIX_SYNC
+};
+
+struct race_args {
+    kind what;
+    uint4 *x;    /* [64], 16-byte aligned */
+    unsigned *y; /* [128] */
+};
+
+/* Two warps; thread i reads what thread i ^ step wrote. */
+static __device__ void exchange(kind what, unsigned *s, unsigned *y) {
+    const unsigned i = threadIdx.x, step = what == OTHER_WARP || what == BARRIER ? 32 : 1;
+    s[i] = i;
+    if (what == BARRIER)
+        __syncthreads();
+    if (what == SYNCWARP)
+        __syncwarp();
+    if (what == SYNCWARP_OF_OTHERS)
+        __syncwarp(i % 32 < 8 ? 0xffu : i % 2 ? 0xaaaaaa00u : 0x55555500u);
+    if (what == SHUFFLE)
+        y[i] = __shfl_xor_sync(0xffffffffu, i, 1);
+    y[i] = s[i ^ step];
+}
+
+/* The writers come a barrier after the readers, or not. */
+static __device__ void write_late(unsigned *s, unsigned *y) {
+    const unsigned i = threadIdx.x;
+    s[i] = i;
+    __syncthreads();
+    y[i] = s[(i + 32) % 64];
+    s[i] = 2 * i;
+}
+
+static __device__ void between_blocks(const race_args &a) {
+    const unsigned i = threadIdx.x, b = blockIdx.x;
+    if (a.what == BLOCKS_WRITE)
+        a.y[i] = i;
+    if (a.what == BLOCKS_READ)
+        a.y[i / 2 + 32 * b] = a.y[0];
+    if (a.what == BLOCKS_ADD || (a.what == ADD_AND_READ && i > 0))
+        atomicAdd(a.y + i % 4, 1u);
+    if (a.what == ADD_AND_READ && i == 0)
+        a.y[32] = a.y[1];
+    if (a.what == BYTES && b == 0)
+        reinterpret_cast<unsigned char *>(a.y)[i] = static_cast<unsigned char>(i);
+}
+
+static __device__ void copy_and_read(const race_args &a, uint4 *s) {
+    const unsigned i = threadIdx.x;
+    sl_copy_async16(s + i, a.x + i);
+    sl_copy_async_commit();
+    if (a.what != COPY)
+        sl_copy_async_wait<0>();
+    __syncthreads();
+    a.y[i] = s[(i + 32) % 64].x;
+    if (a.what == COPY_OVER) /* of what others may still read */
+        sl_copy_async16(s + i, a.x + i);
+    sl_copy_async_commit();
+    sl_copy_async_wait<0>();
+}
+
+static __device__ void load_rows(const race_args &a, uint4 *s) {
+    const unsigned i = threadIdx.x;
+    uint32_t r[4];
+    s[i] = a.x[i];
+    if (a.what == MATRIX_SYNC)
+        __syncwarp();
+    sl_mma_load(r, s + (i ^ 1));
+    a.y[i] = r[0];
+}
+
+static __global__ void race_kernel(race_args a) {
+    SL_SHARED(uint4, shared);
+    unsigned *s = reinterpret_cast<unsigned *>(shared);
+    __shared__ unsigned fixed[64];
+    switch (a.what) {
+    case STATIC_SHARED: exchange(OTHER_WARP, fixed, a.y); return;
+    case LATE_WRITE: write_late(s, a.y); return;
+    case COPY:
+    case COPY_WAIT:
+    case COPY_OVER: copy_and_read(a, shared); return;
+    case MATRIX:
+    case MATRIX_SYNC: load_rows(a, shared); return;
+    default: break;
+    }
+    if (a.what < LATE_WRITE)
+        exchange(a.what, s, a.y + 64 * blockIdx.x);
+    else
+        between_blocks(a);
+}
+
+/* text: of the race; NULL: there is none. The same in any order of threads and blocks. */
+static void expect(kind what, unsigned n_block, const char *text) {
+    for (unsigned seed = 0; seed < 4; seed++) {
+        sl_device_seed(seed);
+        const race_args a = {what, device_array<uint4>(64), device_array<unsigned>(128)};
+        CHECK(cudaDeviceSynchronize() == cudaSuccess);
+        for (int again = 0; again < (text ? 1 : 2); again++) /* launches are ordered */
+            CHECK(sl_launch(race_kernel, dim3(n_block), dim3(64), 64 * sizeof(uint4), nullptr, a) == 0);
+        const cudaError_t status = cudaDeviceSynchronize();
+        if (status != (text ? cudaErrorLaunchFailure : cudaSuccess))
+            sl_check_failures++, fprintf(stderr, "kind %d, seed %u: %s\n", what, seed, sl_device_fault());
+        if (text) {
+            CHECK_FAULT("a race: thread");
+            CHECK_FAULT(text);
+        }
+        CHECK(cudaDeviceReset() == cudaSuccess);
+    }
+}
+
+int main() {
+    expect(OTHER_WARP, 1, "unordered");
+    expect(BARRIER, 2, nullptr);
+    expect(SAME_WARP, 1, "unordered");
+    expect(SYNCWARP, 2, nullptr);
+    expect(SYNCWARP_OF_OTHERS, 1, "unordered");
+    expect(SHUFFLE, 1, "unordered");
+    expect(LATE_WRITE, 1, "read");
+    expect(STATIC_SHARED, 1, "unordered");
+    expect(BLOCKS_WRITE, 2, "of block number");
+    expect(BLOCKS_WRITE, 1, nullptr);
+    expect(BLOCKS_READ, 2, "block");
+    expect(BLOCKS_ADD, 2, nullptr);
+    expect(ADD_AND_READ, 2, "unordered");
+    expect(BYTES, 1, nullptr);
+    expect(COPY, 1, "wrote");
+    expect(COPY_WAIT, 1, nullptr);
+    expect(COPY_OVER, 1, "unordered");
+    expect(MATRIX, 1, "reads");
+    expect(MATRIX_SYNC, 1, nullptr);
+    if (sl_check_failures == 0)
+        printf("races: all checks hold\n");
+    return sl_check_failures != 0;
+}
