@@ -10,7 +10,7 @@ set(SL_CUDA_OBJECTS "")
 set(SL_CUDA_BUILT OFF)
 
 set(cuda_sources
-  gemm/gemv.cu gemm/gemm.cu gemm/gemm_mma.cu gemm/store.cu quant/embed.cu quant/expand.cu
+  gemm/gemv.cu gemm/gemv_mma.cu gemm/gemm.cu gemm/gemm_mma.cu gemm/store.cu quant/embed.cu quant/expand.cu
   quant/random.cu bridge/block_linear.cu
   norm/rmsnorm.cu norm/route_score.cu norm/route_split.cu elementwise/elementwise.cu conv/conv_gate.cu conv/shift.cu
   scan/scan_s6.cu scan/scan_s6_chunk.cu scan/scan_s4d.cu bridge/bridge.cu

@@ -191,13 +191,6 @@ __device__ __forceinline__ void sl_load8(const sl_f16 *p, float v[8]) {
     sl_unpack_f16(x.x, v), sl_unpack_f16(x.y, v + 2), sl_unpack_f16(x.z, v + 4), sl_unpack_f16(x.w, v + 6);
 }
 
-/* The same where cuBLAS stores nothing, in the innermost loop of a product: an infinity stays one. */
-__device__ __forceinline__ void sl_load8_own(const float *p, float v[8]) { sl_load8(p, v); }
-__device__ __forceinline__ void sl_load8_own(const sl_f16 *p, float v[8]) {
-    uint4 x = *reinterpret_cast<const uint4 *>(p);
-    sl_unpack_half(x.x, v), sl_unpack_half(x.y, v + 2), sl_unpack_half(x.z, v + 4), sl_unpack_half(x.w, v + 6);
-}
-
 /* Over the 32 lanes of a warp, all of which call: each gets the same bits. */
 __device__ __forceinline__ float sl_warp_sum(float v) {
     for (int step = 16; step > 0; step >>= 1)

@@ -1,15 +1,16 @@
 /* Products of stored weights with many rows of f16 activations on the matrix units; how many rows may be
  * known to the device only.
  *
- * A block of four warps computes 64 rows of x by 128 weight rows (32 where that would leave most of a GPU,
- * or of the tile, idle), 64 elements at a time, three steps of tiles in shared memory: while one is
- * multiplied, the copies for the next two are under way. f16 weights and x go there by asynchronous copies;
- * weights of other types are read into registers before a multiplication, and after it expanded and rounded
- * to f16. Chunk c of row r of a tile lies at c ^ r % 8 of its row of 128 bytes, so that the eight rows of a
- * matrix load, and the eight chunks of a copied row, are in different banks. Per element of the depth 64 x
- * 128 products for 384 bytes from the second-level cache: 43 operations a byte; 72 KB of shared memory allow
- * two blocks per SM of 164 KB and three of 228 KB, whose registers are enough for f16; the other types take
- * two.
+ * A block computes 128 rows of x by 128 weight rows (64 by 128, or 64 by 32, where that would leave most of a GPU, or of
+ * the tile, idle) in four warps, or eight where those would run out of registers, 64 elements at a time, three steps of
+ * tiles in shared memory: while one is multiplied, the copies for the next two are under way. f16 weights and x go
+ * there by asynchronous copies; weights of other types are read into registers before a multiplication, and after it
+ * expanded and rounded to f16. Chunk c of row r of a tile lies at c ^ r % 8 of its row of 128 bytes, so that the eight rows of a
+ * matrix load, and the eight chunks of a copied row, are in different banks.
+ *
+ * What bounds it: per element of the depth 128 x 128 products are made of 512 bytes from the second-level cache, 64
+ * operations a byte (64 x 128: 43), and a warp's 64 x 64 of them of 8 matrix loads to 32 products (32 x 64: 6 to 16).
+ * 96 KB of shared memory allow a block per SM of 164 KB and two of 228 KB, as registers do.
  *
  * Blocks beyond the number of rows leave at once. Each sum runs over its elements in the same order,
  * whatever its tile holds beside it and however wide that is. Included by gemm_mma.cu, and by the
@@ -20,13 +21,20 @@
 
 namespace {
 
-enum { WARP = 32, N_WARP = 4, N_THREAD = N_WARP * WARP, N_STAGE = 3 };
-enum { TOKENS = 64, DEPTH = 64, ROW_CHUNKS = DEPTH / 8 }; /* a chunk: eight f16, 16 bytes */
-enum { ROWS_APART = N_THREAD / ROW_CHUNKS };              /* between the chunks that a thread brings */
-enum { FEW_BLOCKS = 64 }; /* fewer than half the SMs of the GPUs this is meant for */
+enum { WARP = 32, N_STAGE = 3 };
+enum { DEPTH = 64, ROW_CHUNKS = DEPTH / 8 }; /* a chunk: eight f16, 16 bytes */
+enum { FEW_BLOCKS = 64, MANY_BLOCKS = 264 }; /* half the SMs of the GPUs this is meant for, and twice as many */
 
-template <int cols> struct stage {
-    uint4 x[TOKENS * ROW_CHUNKS], w[cols * ROW_CHUNKS];
+/* A block's tile; two rows of warps side by side. */
+template <int tokens, int cols, int warps> struct shape {
+    enum { TOKENS = tokens, COLS = cols, THREADS = warps * WARP };
+    enum { WARP_TOKENS = tokens / 2, WARP_COLS = cols / (warps / 2) };
+    enum { N_X = WARP_TOKENS / 16, N_W = WARP_COLS / 8 }; /* a warp's fragments */
+    enum { APART = THREADS / ROW_CHUNKS };                /* rows between the chunks that a thread brings */
+};
+
+template <class S> struct stage {
+    uint4 x[S::TOKENS * ROW_CHUNKS], w[S::COLS * ROW_CHUNKS];
 };
 
 __device__ __forceinline__ uint32_t place(uint32_t row, uint32_t chunk) {
@@ -42,12 +50,16 @@ __device__ __forceinline__ void bring_halves(uint4 *to, const uint16_t *row, uin
         sl_copy_async16(to, row + i);
         return;
     }
+    if (i >= k) {
+        *to = make_uint4(0, 0, 0, 0);
+        return;
+    }
 #pragma unroll 1
     for (uint32_t j = 0; j < 8; j++) ((uint16_t *)to)[j] = i + j < k ? row[i + j] : 0;
 }
 
-/* What one thread brings of a tile: chunk threadIdx.x % ROW_CHUNKS of every ROWS_APART-th row. */
-struct x_source {
+/* What one thread brings of a tile: chunk threadIdx.x % ROW_CHUNKS of every APART-th row. */
+template <class S> struct x_source {
     const uint16_t *row; /* the first */
     size_t stride;
     uint32_t n_row, k; /* rows from the first on */
@@ -55,36 +67,36 @@ struct x_source {
 
     __device__ __forceinline__ void bring(uint4 *tile, uint32_t i) const {
 #pragma unroll
-        for (uint32_t r = 0; r < TOKENS; r += ROWS_APART)
+        for (uint32_t r = 0; r < S::TOKENS; r += S::APART)
             bring_halves(tile + r * ROW_CHUNKS, row + (r < n_row ? r : 0) * stride, r < n_row ? k : 0, i,
                          aligned);
     }
 };
 
 /* In two parts, before and after a multiplication. */
-template <sl_type type, int cols> struct w_source {
+template <sl_type type, class S> struct w_source {
     const unsigned char *row;
     size_t row_bytes;
     uint32_t n_row, k;
-    sl_eight<type> eights[cols / ROWS_APART];
+    sl_eight<type> eights[S::COLS / S::APART];
 
     __device__ __forceinline__ void begin(uint4 *tile, uint32_t i) {
 #pragma unroll
-        for (uint32_t r = 0; r < cols; r += ROWS_APART) {
+        for (uint32_t r = 0; r < S::COLS; r += S::APART) {
             const unsigned char *from = row + (r < n_row ? r : 0) * row_bytes;
             const uint32_t length = r < n_row ? k : 0;
             if constexpr (type == SL_F16)
                 bring_halves(tile + r * ROW_CHUNKS, (const uint16_t *)from, length, i,
                              ((uintptr_t)row | row_bytes) % 16 == 0);
-            else if (i + 8 <= length) eights[r / ROWS_APART].load(from, sl_groups_of(k), i);
+            else if (i + 8 <= length) eights[r / S::APART].load(from, sl_groups_of(k), i);
         }
     }
 
     __device__ __forceinline__ void end(uint4 *tile, uint32_t i) const {
         if constexpr (type != SL_F16) {
 #pragma unroll
-            for (uint32_t r = 0; r < cols; r += ROWS_APART)
-                expand_to(tile + r * ROW_CHUNKS, eights[r / ROWS_APART], row + r * row_bytes,
+            for (uint32_t r = 0; r < S::COLS; r += S::APART)
+                expand_to(tile + r * ROW_CHUNKS, eights[r / S::APART], row + r * row_bytes,
                           r < n_row ? k : 0, i);
         }
     }
@@ -98,6 +110,10 @@ template <sl_type type, int cols> struct w_source {
                              sl_pack_f16(v[6], v[7]));
             return;
         }
+        if (i >= length) {
+            *to = make_uint4(0, 0, 0, 0);
+            return;
+        }
 #pragma unroll 1
         for (uint32_t j = 0; j < 8; j++) {
             const float v = i + j < length ? sl_weight<type>(from, sl_groups_of(length), i + j) : 0;
@@ -108,21 +124,22 @@ template <sl_type type, int cols> struct w_source {
 
 /* ---- out of it ---------------------------------------------------------------------------------- */
 
-/* One step of a warp: 32 rows of x by half of the weight rows. */
-template <int cols>
-__device__ __forceinline__ void multiply(const stage<cols> &s, uint32_t warp, uint32_t lane,
-                                         float sum[2][cols / 16][4]) {
-    const uint32_t x_row = warp % 2 * 32 + lane % 16, w_row = warp / 2 * (cols / 2) + lane % 8 + lane / 16 * 8;
+/* One step of a warp: half the rows of x by its part of the weight rows. */
+template <class S>
+__device__ __forceinline__ void multiply(const stage<S> &s, uint32_t warp, uint32_t lane,
+                                         float sum[S::N_X][S::N_W][4]) {
+    const uint32_t x_row = warp % 2 * S::WARP_TOKENS + lane % 16;
+    const uint32_t w_row = warp / 2 * S::WARP_COLS + lane % 8 + lane / 16 * 8;
 #pragma unroll
     for (uint32_t d = 0; d < DEPTH / 16; d++) {
-        uint32_t x[2][4], w[4];
-        sl_mma_load(x[0], s.x + place(x_row, 2 * d + lane / 16));
-        sl_mma_load(x[1], s.x + place(x_row + 16, 2 * d + lane / 16));
+        uint32_t x[S::N_X][4], w[4];
 #pragma unroll
-        for (uint32_t j = 0; j < cols / 32; j++) {
+        for (uint32_t i = 0; i < S::N_X; i++) sl_mma_load(x[i], s.x + place(x_row + 16 * i, 2 * d + lane / 16));
+#pragma unroll
+        for (uint32_t j = 0; j < S::N_W / 2; j++) {
             sl_mma_load(w, s.w + place(w_row + 16 * j, 2 * d + lane / 8 % 2));
 #pragma unroll
-            for (uint32_t i = 0; i < 2; i++) {
+            for (uint32_t i = 0; i < S::N_X; i++) {
                 sl_mma_f16(sum[i][2 * j], x[i], w);
                 sl_mma_f16(sum[i][2 * j + 1], x[i], w + 2);
             }
@@ -132,21 +149,21 @@ __device__ __forceinline__ void multiply(const stage<cols> &s, uint32_t warp, ui
 
 /* A warp's sums to the block's in shared memory, where the tiles were. Rows lie 8 floats more apart than they are long:
  * the rows that a half warp writes are in different banks. */
-template <int cols> struct sums {
-    enum { PITCH = cols + 8 };
-    float rows[TOKENS * PITCH];
+template <class S> struct sums {
+    enum { PITCH = S::COLS + 8 };
+    float rows[S::TOKENS * PITCH];
 };
 
-template <int cols>
-__device__ __forceinline__ void keep_sums(sums<cols> *all, uint32_t warp, uint32_t lane,
-                                          const float sum[2][cols / 16][4]) {
-    float *to = all->rows + (warp % 2 * 32 + lane / 4) * sums<cols>::PITCH + warp / 2 * (cols / 2) + lane % 4 * 2;
+template <class S>
+__device__ __forceinline__ void keep_sums(sums<S> *all, uint32_t warp, uint32_t lane,
+                                          const float sum[S::N_X][S::N_W][4]) {
+    enum { PITCH = sums<S>::PITCH };
+    float *to = all->rows + (warp % 2 * S::WARP_TOKENS + lane / 4) * PITCH + warp / 2 * S::WARP_COLS + lane % 4 * 2;
 #pragma unroll
-    for (uint32_t i = 0; i < 4; i++) {
+    for (uint32_t i = 0; i < 2 * S::N_X; i++) {
 #pragma unroll
-        for (uint32_t j = 0; j < cols / 16; j++)
-            *(float2 *)(to + 8 * i * sums<cols>::PITCH + 8 * j) =
-                make_float2(sum[i / 2][j][i % 2 * 2], sum[i / 2][j][i % 2 * 2 + 1]);
+        for (uint32_t j = 0; j < S::N_W; j++)
+            *(float2 *)(to + 8 * i * PITCH + 8 * j) = make_float2(sum[i / 2][j][i % 2 * 2], sum[i / 2][j][i % 2 * 2 + 1]);
     }
 }
 
@@ -175,14 +192,14 @@ __device__ __forceinline__ void put_pair(const sl_product_args &p, uint32_t t, u
 }
 
 /* The block's sums, n_row rows from t0 on, to y: a warp writes 64 columns in a row at once. */
-template <int cols>
+template <class S>
 __device__ __forceinline__ void put_sums(const sl_product_args &p, uint32_t n_row, uint32_t t0, uint32_t r0,
-                                         size_t y_start, const sums<cols> *all) {
+                                         size_t y_start, const sums<S> *all) {
     const bool pairs = stores_pairs(p, y_start);
 #pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < n_row * (cols / 2); i += N_THREAD) {
-        const uint32_t t = i / (cols / 2), c = i % (cols / 2) * 2, r = r0 + c;
-        const float2 sum = *(const float2 *)(all->rows + t * sums<cols>::PITCH + c);
+    for (uint32_t i = threadIdx.x; i < n_row * (S::COLS / 2); i += S::THREADS) {
+        const uint32_t t = i / (S::COLS / 2), c = i % (S::COLS / 2) * 2, r = r0 + c;
+        const float2 sum = *(const float2 *)(all->rows + t * sums<S>::PITCH + c);
         if (pairs && r + 1 < p.n_row) {
             put_pair(p, t0 + t, r, y_start + r, sum);
             continue;
@@ -194,27 +211,28 @@ __device__ __forceinline__ void put_sums(const sl_product_args &p, uint32_t n_ro
 
 /* ---- the product -------------------------------------------------------------------------------- */
 
-template <sl_type type, int cols>
-__global__ void __launch_bounds__(N_THREAD, type == SL_F16 ? 3 : 2) gemm_mma_kernel(sl_blocks_args a) {
-    SL_SHARED(stage<cols>, stages);
+template <sl_type type, class S>
+__global__ void __launch_bounds__(S::THREADS, S::TOKENS == 64 && type == SL_F16 ? 3 : S::THREADS > 128 ? 1 : 2)
+    gemm_mma_kernel(sl_blocks_args a) {
+    SL_SHARED(stage<S>, stages);
     const sl_product_args &p = a.p;
-    const uint32_t n = sl_rows_count(p.rows), n_tile = (p.n_row + cols - 1) / cols;
-    const uint32_t block = blockIdx.y / n_tile, r0 = blockIdx.y % n_tile * cols, t0 = blockIdx.x * TOKENS;
+    const uint32_t n = sl_rows_count(p.rows), n_tile = (p.n_row + S::COLS - 1) / S::COLS;
+    const uint32_t block = blockIdx.y / n_tile, r0 = blockIdx.y % n_tile * S::COLS, t0 = blockIdx.x * S::TOKENS;
     if (t0 >= n) return;
 
     const uint32_t first = threadIdx.x / ROW_CHUNKS, chunk = threadIdx.x % ROW_CHUNKS, at = place(first, chunk);
     const uint16_t *x_start = (const uint16_t *)p.x + (size_t)block * a.x_step;
     const uint32_t x_row = t0 + first < n ? t0 + first : t0, w_row = r0 + first < p.n_row ? r0 + first : r0;
-    const x_source x = {x_start + x_row * p.x_stride, p.x_stride, t0 + first < n ? n - t0 - first : 0, p.k,
-                        ((uintptr_t)x_start | p.x_stride * 2) % 16 == 0};
-    w_source<type, cols> w;
+    const x_source<S> x = {x_start + x_row * p.x_stride, p.x_stride, t0 + first < n ? n - t0 - first : 0, p.k,
+                           ((uintptr_t)x_start | p.x_stride * 2) % 16 == 0};
+    w_source<type, S> w;
     w.row = (const unsigned char *)p.w + ((size_t)block * p.n_row + w_row) * p.w_row_bytes;
     w.row_bytes = p.w_row_bytes;
     w.n_row = r0 + first < p.n_row ? p.n_row - r0 - first : 0;
     w.k = p.k;
 
     const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const bool has_sums = t0 + warp % 2 * 32 < n && r0 + warp / 2 * (cols / 2) < p.n_row;
+    const bool has_sums = t0 + warp % 2 * S::WARP_TOKENS < n && r0 + warp / 2 * S::WARP_COLS < p.n_row;
     const uint32_t n_step = (p.k + DEPTH - 1) / DEPTH;
     for (uint32_t step = 0; step < N_STAGE - 1; step++) {
         if (step < n_step) {
@@ -224,40 +242,46 @@ __global__ void __launch_bounds__(N_THREAD, type == SL_F16 ? 3 : 2) gemm_mma_ker
         }
         sl_copy_async_commit();
     }
-    float sum[2][cols / 16][4] = {};
+    float sum[S::N_X][S::N_W][4] = {};
     for (uint32_t step = 0; step < n_step; step++) {
         sl_copy_async_wait<N_STAGE - 2>();
         __syncthreads(); /* this step's tiles are there, and the last one's are free */
         const uint32_t ahead = step + N_STAGE - 1;
-        stage<cols> &next = stages[ahead % N_STAGE];
+        stage<S> &next = stages[ahead % N_STAGE];
         if (ahead < n_step) {
             x.bring(next.x + at, ahead * DEPTH + chunk * 8);
             w.begin(next.w + at, ahead * DEPTH + chunk * 8);
         }
         sl_copy_async_commit();
-        if (has_sums) multiply<cols>(stages[step % N_STAGE], warp, lane, sum);
+        if (has_sums) multiply<S>(stages[step % N_STAGE], warp, lane, sum);
         if (ahead < n_step) w.end(next.w + at, ahead * DEPTH + chunk * 8);
     }
     __syncthreads(); /* nobody reads the tiles any more */
-    sums<cols> *all = reinterpret_cast<sums<cols> *>(stages);
+    sums<S> *all = reinterpret_cast<sums<S> *>(stages);
     static_assert(sizeof *all <= N_STAGE * sizeof *stages, "the sums lie where the tiles were");
-    keep_sums<cols>(all, warp, lane, sum);
+    keep_sums<S>(all, warp, lane, sum);
     __syncthreads();
-    put_sums<cols>(p, n - t0 < TOKENS ? n - t0 : (uint32_t)TOKENS, t0, r0, (size_t)block * a.y_step, all);
+    put_sums<S>(p, n - t0 < S::TOKENS ? n - t0 : (uint32_t)S::TOKENS, t0, r0, (size_t)block * a.y_step, all);
 }
 
-template <sl_type type, int cols> int launch_tiles(const sl_blocks_args &a, sl_cuda_stream stream) {
-    const dim3 grid((a.p.rows.max + TOKENS - 1) / TOKENS, (a.p.n_row + cols - 1) / cols * a.n_block);
-    return sl_launch(gemm_mma_kernel<type, cols>, grid, dim3(N_THREAD), N_STAGE * sizeof(stage<cols>), stream,
-                     a);
+/* Blocks if none of the rows is missing. */
+template <class S> uint32_t count_tiles(const sl_blocks_args &a) {
+    return (a.p.rows.max + S::TOKENS - 1) / S::TOKENS * ((a.p.n_row + S::COLS - 1) / S::COLS) * a.n_block;
+}
+
+template <sl_type type, class S> int launch_tiles(const sl_blocks_args &a, sl_cuda_stream stream) {
+    const dim3 grid((a.p.rows.max + S::TOKENS - 1) / S::TOKENS, (a.p.n_row + S::COLS - 1) / S::COLS * a.n_block);
+    return sl_launch(gemm_mma_kernel<type, S>, grid, dim3(S::THREADS), N_STAGE * sizeof(stage<S>), stream, a);
 }
 
 template <sl_type type> int launch(const sl_blocks_args &a, sl_cuda_stream stream) {
-    const uint32_t n_wide = (a.p.rows.max + TOKENS - 1) / TOKENS * ((a.p.n_row + 127) / 128) * a.n_block;
-    if constexpr (type != SL_F32) { /* of which a thread's part of the wide tile does not fit its registers */
-        if (a.p.n_row > 64 && n_wide >= FEW_BLOCKS) return launch_tiles<type, 128>(a, stream);
+    typedef shape<128, 128, type == SL_F16 ? 4 : 8> large;
+    typedef shape<64, 128, 4> wide;
+    if constexpr (type != SL_F32) { /* of which a thread's part of a wide tile does not fit its registers */
+        if (a.p.n_row > 64 && count_tiles<large>(a) >= MANY_BLOCKS) return launch_tiles<type, large>(a, stream);
+        if (a.p.n_row > 64 && count_tiles<wide>(a) >= FEW_BLOCKS) return launch_tiles<type, wide>(a, stream);
     }
-    return launch_tiles<type, 32>(a, stream);
+    return launch_tiles<type, shape<64, 32, 4>>(a, stream);
 }
 
 } // namespace

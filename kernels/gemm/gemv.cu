@@ -1,5 +1,5 @@
-/* Products of stored weights with 1 to 16 rows of activations: the weights are read once, straight from their
- * stored form, and everything else follows from that.
+/* Products of stored weights with 1 to 16 rows of f32 activations: the weights are read once, straight from their
+ * stored form, and everything else follows from that. (f16 ones go to the matrix units: gemv_mma.cu.)
  *
  * A warp computes n_out weight rows for all rows of x. Its lanes walk the weight rows chunk by chunk
  * (weights_cuda.h: 16 bytes), n_flight chunks of each row requested before the first is used: at 4.8 TB/s and
@@ -15,20 +15,20 @@ namespace {
 enum { N_WARP = 4, WARP = 32 };
 
 /* One chunk of n_out weight rows, all its elements there, times n rows of x (16-byte aligned). */
-template <sl_type type, class X, int n_tok, int n_out>
-__device__ __forceinline__ void add_chunk(const sl_chunk<type> *chunk, const X *x, size_t x_stride, uint32_t n,
+template <sl_type type, int n_tok, int n_out>
+__device__ __forceinline__ void add_chunk(const sl_chunk<type> *chunk, const float *x, size_t x_stride, uint32_t n,
                                           uint32_t c, float *sum) {
 #pragma unroll
     for (int p = 0; p < sl_chunk<type>::n_piece; p++) {
         float w[n_out][8];
 #pragma unroll
         for (int i = 0; i < n_out; i++) chunk[i].unpack(p, w[i]);
-        const X *at = x + sl_chunk<type>::start(c, p);
+        const float *at = x + sl_chunk<type>::start(c, p);
 #pragma unroll
         for (int t = 0; t < n_tok; t++, at += x_stride) {
             if (t > 0 && t >= (int)n) continue;
             float v[8];
-            sl_load8_own(at, v);
+            sl_load8(at, v);
 #pragma unroll
             for (int i = 0; i < n_out; i++) {
 #pragma unroll
@@ -40,9 +40,9 @@ __device__ __forceinline__ void add_chunk(const sl_chunk<type> *chunk, const X *
 
 /* The same sum in the same order, element by element: the last chunk of a row, or rows of x without
  * alignment. */
-template <sl_type type, class X, int n_tok, int n_out>
+template <sl_type type, int n_tok, int n_out>
 __device__ __forceinline__ void add_chunk_slowly(const unsigned char *const *row, uint32_t groups, uint32_t k,
-                                                 const X *x, size_t x_stride, uint32_t n, uint32_t c,
+                                                 const float *x, size_t x_stride, uint32_t n, uint32_t c,
                                                  float *sum) {
 #pragma unroll 1
     for (int e = 0; e < 8 * sl_chunk<type>::n_piece; e++) {
@@ -76,7 +76,7 @@ template <int n, int step = WARP / 2> __device__ __forceinline__ uint32_t add_la
     else return first;
 }
 
-template <sl_type type, class X, int n_tok, int n_out, int n_flight>
+template <sl_type type, int n_tok, int n_out, int n_flight>
 __global__ void __launch_bounds__(N_WARP *WARP) gemv_kernel(sl_blocks_args a) {
     const sl_product_args &p = a.p;
     const uint32_t n = sl_rows_count(p.rows);
@@ -92,10 +92,10 @@ __global__ void __launch_bounds__(N_WARP *WARP) gemv_kernel(sl_blocks_args a) {
         row[i] = (const unsigned char *)p.w + ((size_t)block * p.n_row + (r + i < last ? r + i : last))
             * p.w_row_bytes;
     }
-    const X *x = (const X *)p.x + (size_t)block * a.x_step;
+    const float *x = (const float *)p.x + (size_t)block * a.x_step;
     const uint32_t groups = sl_groups_of(p.k), n_chunk = sl_chunk<type>::count(p.k);
     const bool w_aligned = ((uintptr_t)p.w | p.w_row_bytes) % 16 == 0;
-    const bool x_aligned = ((uintptr_t)x | p.x_stride * sizeof(X)) % 16 == 0;
+    const bool x_aligned = ((uintptr_t)x | p.x_stride * sizeof(float)) % 16 == 0;
     const uint32_t n_full = x_aligned ? sl_chunk<type>::count_full(p.k) : 0;
 
     float sum[n_tok * n_out] = {};
@@ -111,11 +111,11 @@ __global__ void __launch_bounds__(N_WARP *WARP) gemv_kernel(sl_blocks_args a) {
 #pragma unroll
         for (int f = 0; f < n_flight; f++) {
             if (c + WARP * f < n_full)
-                add_chunk<type, X, n_tok, n_out>(chunk[f], x, p.x_stride, n, c + WARP * f, sum);
+                add_chunk<type, n_tok, n_out>(chunk[f], x, p.x_stride, n, c + WARP * f, sum);
         }
     }
     for (uint32_t c = n_full + (lane - n_full) % WARP; c < n_chunk; c += WARP) /* c % WARP is still lane */
-        add_chunk_slowly<type, X, n_tok, n_out>(row, groups, p.k, x, p.x_stride, n, c, sum);
+        add_chunk_slowly<type, n_tok, n_out>(row, groups, p.k, x, p.x_stride, n, c, sum);
 
     const uint32_t first = add_lanes<n_tok * n_out>(sum, lane);
     constexpr int n_kept = n_tok * n_out < WARP ? 1 : n_tok * n_out / WARP;
@@ -128,29 +128,29 @@ __global__ void __launch_bounds__(N_WARP *WARP) gemv_kernel(sl_blocks_args a) {
     }
 }
 
-template <sl_type type, class X, int n_tok, int n_out, int n_flight>
+template <sl_type type, int n_tok, int n_out, int n_flight>
 int launch_rows(const sl_blocks_args &a, sl_cuda_stream stream) {
     const unsigned n_tile = (a.p.n_row + N_WARP * n_out - 1) / (N_WARP * n_out);
-    return sl_launch(gemv_kernel<type, X, n_tok, n_out, n_flight>, dim3(n_tile * a.n_block),
+    return sl_launch(gemv_kernel<type, n_tok, n_out, n_flight>, dim3(n_tile * a.n_block),
         dim3(N_WARP * WARP), 0, stream, a);
 }
 
-template <sl_type type, class X> int launch(const sl_blocks_args &a, sl_cuda_stream stream) {
+template <sl_type type> int launch(const sl_blocks_args &a, sl_cuda_stream stream) {
     constexpr int n_flight = type == SL_F16 || type == SL_BF16 ? 4 : 2;
-    if (a.p.rows.max <= 4) return launch_rows<type, X, 4, 2, n_flight>(a, stream);
-    return launch_rows<type, X, SL_GEMV_ROWS, 4, 1>(a, stream);
+    if (a.p.rows.max <= 4) return launch_rows<type, 4, 2, n_flight>(a, stream);
+    return launch_rows<type, SL_GEMV_ROWS, 4, 1>(a, stream);
 }
 
 } // namespace
 
 int sl_gemv_blocks_cuda(const sl_blocks_args &a, sl_cuda_stream stream) {
-    const bool f32 = a.p.act == SL_ACT_F32;
+    if (a.p.act == SL_ACT_F16) return sl_gemv_mma_blocks_cuda(a, stream);
     switch (a.p.type) {
-    case SL_F32: return f32 ? launch<SL_F32, float>(a, stream) : launch<SL_F32, sl_f16>(a, stream);
-    case SL_F16: return f32 ? launch<SL_F16, float>(a, stream) : launch<SL_F16, sl_f16>(a, stream);
-    case SL_BF16: return f32 ? launch<SL_BF16, float>(a, stream) : launch<SL_BF16, sl_f16>(a, stream);
-    case SL_Q8: return f32 ? launch<SL_Q8, float>(a, stream) : launch<SL_Q8, sl_f16>(a, stream);
-    default: return f32 ? launch<SL_Q4, float>(a, stream) : launch<SL_Q4, sl_f16>(a, stream);
+    case SL_F32: return launch<SL_F32>(a, stream);
+    case SL_F16: return launch<SL_F16>(a, stream);
+    case SL_BF16: return launch<SL_BF16>(a, stream);
+    case SL_Q8: return launch<SL_Q8>(a, stream);
+    default: return launch<SL_Q4>(a, stream);
     }
 }
 

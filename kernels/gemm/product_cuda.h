@@ -12,6 +12,7 @@ struct sl_blocks_args {
     uint32_t n_block, x_step, y_step;
 };
 int sl_gemv_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* rows.max <= SL_GEMV_ROWS */
+int sl_gemv_mma_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* the same, act f16 */
 int sl_gemm_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream);
 int sl_gemm_mma_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* act f16 */
 

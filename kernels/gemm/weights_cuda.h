@@ -69,6 +69,19 @@ __device__ __forceinline__ void sl_unpack_bytes(uint32_t word, float offset, flo
     }
 }
 
+/* The bytes 0x64uu 0x64uu are the f16 numbers 1024 + u: less offset (exact), times scale (rounded once). */
+__device__ __forceinline__ uint32_t sl_scale_bytes(uint32_t raised, uint32_t offset, uint32_t scale) {
+#ifdef __CUDACC__
+    const __half2 *r = reinterpret_cast<const __half2 *>(&raised), *o = reinterpret_cast<const __half2 *>(&offset);
+    const __half2 v = __hmul2(__hsub2(*r, *o), *reinterpret_cast<const __half2 *>(&scale));
+    return *reinterpret_cast<const uint32_t *>(&v);
+#else
+    float r[2], o[2], s[2];
+    sl_unpack_half(raised, r), sl_unpack_half(offset, o), sl_unpack_half(scale, s);
+    return sl_pack_half((r[0] - o[0]) * s[0], (r[1] - o[1]) * s[1]);
+#endif
+}
+
 /* Eight values from the words that hold them: f32 8, f16 and bf16 4, q8 2, q4 2 (high: of the upper half
  * bytes). */
 template <sl_type type>
@@ -89,9 +102,16 @@ __device__ __forceinline__ void sl_unpack8(const uint32_t *words, bool high, flo
     }
 }
 
-/* n words from p, aligned to 16 bytes or to the type's element only. */
+/* n words from p, aligned to 16 bytes (2 words: to 8) or to the type's element only. */
 template <sl_type type, int n>
 __device__ __forceinline__ void sl_load_words(const void *p, bool aligned, uint32_t *words) {
+    if constexpr (n == 2) {
+        if (aligned) {
+            const uint2 v = *(const uint2 *)p;
+            words[0] = v.x, words[1] = v.y;
+            return;
+        }
+    }
     if (aligned) {
 #pragma unroll
         for (int i = 0; i < n / 4; i++) {
@@ -141,7 +161,7 @@ template <sl_type type> struct sl_eight {
         if constexpr (sl_is_scaled<type>) {
             const size_t quant_bytes = (size_t)groups * (type == SL_Q8 ? SL_GROUP : SL_GROUP / 2);
             const uint32_t at = type == SL_Q8 ? i : i / SL_GROUP * SL_BLOCK + i % SL_BLOCK;
-            sl_load_words<type, 2>(row + at, false, words);
+            sl_load_words<type, 2>(row + at, (uintptr_t)(row + at) % 8 == 0, words);
             scale = ((const uint16_t *)(row + quant_bytes))[i / SL_BLOCK];
         } else {
             const unsigned char *p = row + (size_t)i * (type == SL_F32 ? 4 : 2);
@@ -188,6 +208,40 @@ template <sl_type type> struct sl_chunk {
         const float scale =
             sl_is_scaled<type> ? sl_half_to_float((uint16_t)(high ? scales >> 16 : scales & 0xffff)) : 1;
         sl_unpack8<type>(words + (type == SL_Q4 ? p % 2 : p) * piece_words, high, scale, v);
+    }
+    /* Piece p rounded to f16, two to a word. A scale with which quants would be beyond f16 counts as the largest
+     * without. */
+    __device__ __forceinline__ void halves(int p, uint32_t h[4]) const {
+        if constexpr (type == SL_F16) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) h[i] = words[i];
+        } else if constexpr (sl_is_scaled<type>) {
+            const uint32_t *from = words + (type == SL_Q4 ? p % 2 : p) * piece_words;
+            const uint32_t scale = scale_halves(type == SL_Q4 && p >= 2);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const uint32_t bytes = type == SL_Q8 ? from[i] ^ 0x80808080u : (p >= 2 ? from[i] >> 4 : from[i])
+                    & 0x0f0f0f0fu;
+                h[2 * i] = sl_scale_bytes(__byte_perm(bytes, 0x64646464u, 0x4140), offset_halves, scale);
+                h[2 * i + 1] = sl_scale_bytes(__byte_perm(bytes, 0x64646464u, 0x4342), offset_halves, scale);
+            }
+        } else {
+            float v[8];
+            unpack(p, v);
+#pragma unroll
+            for (int i = 0; i < 4; i++) h[i] = sl_pack_f16(v[2 * i], v[2 * i + 1]);
+        }
+    }
+
+  private:
+    /* 1024 + 128 and 1024 + 8, twice; 65504 / 128 and 65504 / 8. */
+    static constexpr uint32_t offset_halves = type == SL_Q8 ? 0x64806480u : 0x64086408u;
+    static constexpr uint32_t most_scale = type == SL_Q8 ? 0x5fffu : 0x6fffu;
+
+    __device__ __forceinline__ uint32_t scale_halves(bool high) const {
+        uint32_t s = high ? scales >> 16 : scales & 0xffffu;
+        if ((s & 0x7fffu) > most_scale) s = (s & 0x8000u) | most_scale;
+        return s | s << 16;
     }
 };
 

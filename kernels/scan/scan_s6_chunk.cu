@@ -185,16 +185,20 @@ __device__ void saturate_rows(const chunk_launch &l, uint16_t *tile) {
     }
 }
 
+__device__ __forceinline__ uint4 pack_piece(const uint16_t *v) {
+    uint32_t words[PIECE / 2];
+#pragma unroll
+    for (int j = 0; j < PIECE / 2; j++) words[j] = v[2 * j] | static_cast<uint32_t>(v[2 * j + 1]) << 16;
+    return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
 /* v as two rows of bf16. */
 __device__ __forceinline__ void split_piece(const float *v, uint16_t *hi, uint16_t *lo) {
     uint16_t h[PIECE], r[PIECE];
 #pragma unroll
     for (int j = 0; j < PIECE; j++) sl_split_bf16(v[j], h + j, r + j);
-#pragma unroll
-    for (int j = 0; j < PIECE; j += 2) {
-        *reinterpret_cast<uint32_t *>(hi + j) = h[j] | static_cast<uint32_t>(h[j + 1]) << 16;
-        *reinterpret_cast<uint32_t *>(lo + j) = r[j] | static_cast<uint32_t>(r[j + 1]) << 16;
-    }
+    *reinterpret_cast<uint4 *>(hi) = pack_piece(h);
+    *reinterpret_cast<uint4 *>(lo) = pack_piece(r);
 }
 
 __device__ __forceinline__ void load_r(const chunk_launch &l, const chunk &at, uint32_t t, uint32_t p,
@@ -478,6 +482,12 @@ __device__ __forceinline__ void add_tokens(const chunk_launch &l, const chunk_me
     }
 }
 
+/* Two numbers of which each word holds a part, in bf16. */
+__device__ __forceinline__ float2 joined(uint32_t hi, uint32_t lo) {
+    return make_float2(__uint_as_float(hi << 16) + __uint_as_float(lo << 16),
+                       __uint_as_float(hi & 0xffff0000u) + __uint_as_float(lo & 0xffff0000u));
+}
+
 /* y + skip r of the warp's tokens to shared memory, and from there through gate and norm. */
 template <int PAIRS>
 __device__ void finish(const chunk_launch &l, const chunk &at, const chunk_memory &m, uint32_t from,
@@ -485,11 +495,13 @@ __device__ void finish(const chunk_launch &l, const chunk &at, const chunk_memor
     const uint32_t g = threadIdx.x % WARP / 4, q = threadIdx.x % 4, stride = l.width + PAD;
     const float *skip = l.a.skip + static_cast<uint64_t>(at.head) * l.a.head_dim;
 #pragma unroll
-    for (uint32_t i = 0; i < 4 * 2 * PAIRS; i++) {
-        const uint32_t p = i / 4 * TILE + 2 * q + i % 2, place = (from + g + i % 4 / 2 * 8) * stride + p;
+    for (uint32_t i = 0; i < 2 * 2 * PAIRS; i++) { /* two channels each; what is past the last nobody reads */
+        const uint32_t p = i / 2 * TILE + 2 * q, place = (from + g + i % 2 * 8) * stride + p;
         if (p >= l.a.head_dim) continue;
-        const float r = sl_bf16_bits_to_float(m.r_hi[place]) + sl_bf16_bits_to_float(m.r_lo[place]);
-        m.y[place] = y[i / 4][i % 4] + skip[p] * r;
+        const float2 r = joined(*reinterpret_cast<const uint32_t *>(m.r_hi + place),
+                                *reinterpret_cast<const uint32_t *>(m.r_lo + place));
+        const float *sum = y[i / 2] + i % 2 * 2, next = p + 1 < l.a.head_dim ? skip[p + 1] : 0;
+        *reinterpret_cast<float2 *>(m.y + place) = make_float2(sum[0] + skip[p] * r.x, sum[1] + next * r.y);
     }
     __syncwarp();
     for (uint32_t t = from; t < min(from + SPAN, at.n); t++)

@@ -40,7 +40,8 @@ __device__ float product(const sl_product_args &p, uint32_t t, uint32_t r, uint3
     float sum = 0;
     for (uint32_t i = 0; i < n_used; i++) {
         const uint32_t at = d == ORDER && n > 1 ? n_used - 1 - i : i;
-        sum = fmaf(weight_of(p.type, row, p.k, at, d), input(p, t, at), sum);
+        const float w = weight_of(p.type, row, p.k, at, d);
+        sum = fmaf(p.act == SL_ACT_F32 ? w : sl_half_to_float(sl_float_to_f16(w)), input(p, t, at), sum);
     }
     return sum;
 }

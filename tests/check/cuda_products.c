@@ -238,7 +238,7 @@ static void launch_product(const product *p) {
 static bounded expected(const product *p, uint32_t t, uint32_t b, uint32_t r) {
     const shape *s = &p->s;
     const float bias = s->bias ? p->bias[r] : 0;
-    const bool units = s->kernel == GEMM && s->act == SL_ACT_F16;
+    const bool units = s->kernel != STORE && s->act == SL_ACT_F16;
     const float *w_row = p->w.value + (size_t)r * s->k, *x_row = p->x + (size_t)t * s->k;
     bounded v = (units ? dot_on_units : dot)(w_row, x_row, s->k, s->lift, bias);
     if (s->kernel == STORE) {
@@ -315,27 +315,43 @@ static void check_nothing(check *c, int kernel) {
     }
 }
 
-/* The edges of the matrix units' tiles: of 64 rows, 32 and 128 weight rows, 64 elements, two steps on the
- * way. The wide tile is for products of many tiles. */
-static void check_tiles(check *c) {
-    static const struct { uint32_t n_row, k, max, n; } tiles[] = {
-        { 32, 64, 64, 64 },   { 33, 65, 65, 65 },   { 31, 63, 65, 64 },
-        { 64, 128, 129, 65 }, { 1, 129, 17, 1 },    { 65, 192, 33, 33 },
-        { 130, 200, 2110, 3 }, { 129, 72, 2049, 66 }, { 128, 64, 4096, 33 }, { 97, 257, 2112, 0 },
-    };
-    for (size_t i = 0; i < SL_N_TYPE * sizeof tiles / sizeof *tiles && !c->failed; i++) {
-        const size_t j = i / SL_N_TYPE;
+/* Shapes at the edges of the matrix units' tiles, for each type of weights. */
+typedef struct tile_shape { uint32_t n_row, k, max, n; } tile_shape;
+
+static void check_tiles(check *c, int kernel, const tile_shape *tiles, size_t n_tile) {
+    for (size_t i = 0; i < SL_N_TYPE * n_tile && !c->failed; i++) {
+        const tile_shape *s = &tiles[i / SL_N_TYPE];
         const uint64_t options = check_random(c);
-        check_product(c, (shape){ .kernel = GEMM, .type = (sl_type)(i % SL_N_TYPE), .act = SL_ACT_F16,
-                                  .out = (sl_product_out)(options % 3), .n_row = tiles[j].n_row,
-                                  .k = tiles[j].k, .max = tiles[j].max, .n = tiles[j].n, .bias = options & 4,
+        check_product(c, (shape){ .kernel = kernel, .type = (sl_type)(i % SL_N_TYPE), .act = SL_ACT_F16,
+                                  .out = (sl_product_out)(options % 3), .n_row = s->n_row,
+                                  .k = s->k, .max = s->max, .n = s->n, .bias = options & 4,
                                   .rho = options & 8, .indexed = options & 16, .counted = true,
                                   .lift = options & 32 ? 20 : 0 });
     }
 }
 
-void check_cuda_gemv(check *c) { check_nothing(c, GEMV), check_products(c, GEMV); }
-void check_cuda_gemm(check *c) { check_nothing(c, GEMM), check_products(c, GEMM), check_tiles(c); }
+/* Of 16 weight rows and 8 rows, steps of 4 chunks, all that a warp asks for at once and a step more; and so many weight
+ * rows that a block takes 64. */
+void check_cuda_gemv(check *c) {
+    static const tile_shape tiles[] = {
+        { 16, 32, 8, 8 },    { 17, 31, 9, 9 },       { 15, 33, 16, 8 },     { 32, 1056, 1, 1 },  { 3, 2050, 16, 16 },
+        { 33, 4352, 9, 9 },  { 16, 8320, 7, 7 },     { 16896, 40, 8, 3 },   { 16900, 65, 9, 9 }, { 17000, 8, 1, 1 },
+    };
+    check_nothing(c, GEMV), check_products(c, GEMV);
+    check_tiles(c, GEMV, tiles, sizeof tiles / sizeof *tiles);
+}
+
+/* Of 64 and 128 rows, 32 and 128 weight rows, 64 elements, two steps on the way. Larger tiles are for products of many. */
+void check_cuda_gemm(check *c) {
+    static const tile_shape tiles[] = {
+        { 32, 64, 64, 64 },   { 33, 65, 65, 65 },   { 31, 63, 65, 64 },
+        { 64, 128, 129, 65 }, { 1, 129, 17, 1 },    { 65, 192, 33, 33 },
+        { 130, 200, 2110, 3 }, { 129, 72, 2049, 66 }, { 128, 64, 4096, 33 }, { 97, 257, 2112, 0 },
+        { 129, 72, 16890, 200 }, { 300, 200, 11300, 131 }, { 257, 65, 11300, 0 },
+    };
+    check_nothing(c, GEMM), check_products(c, GEMM);
+    check_tiles(c, GEMM, tiles, sizeof tiles / sizeof *tiles);
+}
 void check_cuda_store(check *c) { check_nothing(c, STORE), check_products(c, STORE); }
 
 /* ---- block-diagonal products -------------------------------------------------------------------- */
@@ -361,7 +377,7 @@ static void check_blocks(check *c, sl_type type, sl_act act, uint32_t n_block, u
     cuda_get_rows(act, y, e, e, max, a.y, a.y_stride);
     for (uint32_t i = 0; i < max * e && !c->failed; i++) {
         const uint32_t t = i / e, row = i % e;
-        const bool units = act == SL_ACT_F16 && max > SL_GEMV_ROWS;
+        const bool units = act == SL_ACT_F16;
         const float *w_row = w.value + (size_t)row * b, *x_row = x + (size_t)t * e + row / b * b;
         const bounded want = rounded((units ? dot_on_units : dot)(w_row, x_row, b, 0, 0), act);
         if (t < n) check_near(c, "y", i, y[i], want.value, want.bound);

@@ -8,6 +8,9 @@
 namespace no_barrier {
 #include "kernels/gemm/gemm_mma_body.h"
 }
+namespace few_no_barrier {
+#include "kernels/gemm/gemv_mma_body.h"
+}
 #undef __syncthreads
 
 /* The last copies may still be under way when their tile is multiplied. */
@@ -49,17 +52,35 @@ namespace turned {
 namespace all_rows {
 #include "kernels/gemm/gemm_mma_body.h"
 }
+namespace few_all_rows {
+#include "kernels/gemm/gemv_mma_body.h"
+}
 #undef sl_rows_count
 
+/* The second part of each step is the first once more. */
+namespace {
+__device__ void multiply_first(float d[4], const uint32_t a[4], const uint32_t *b, bool second) {
+    sl_mma_f16(d, a, second ? b - 2 : b);
+}
+} // namespace
+#define sl_mma_f16(d, a, b) multiply_first(d, a, b, half != 0)
+namespace few_first_half {
+#include "kernels/gemm/gemv_mma_body.h"
+}
+#undef sl_mma_f16
+
 /* Each for one type of weights, so that they compile in reasonable time. */
-#define DEFINE_MUTANT(name, weights)                                                                           \
+#define DEFINE_MUTANT(name, weights, sound)                                                                    \
     extern "C" int mutant_cuda_units_##name(const sl_product_args *args, sl_cuda_stream stream) {              \
         const bool broken = args->act == SL_ACT_F16 && args->type == weights;                                 \
-        return broken ? name::launch<weights>({*args, 1, 0, 0}, stream) : sl_gemm_cuda(args, stream);          \
+        return broken ? name::launch<weights>({*args, 1, 0, 0}, stream) : sound(args, stream);                 \
     }
-DEFINE_MUTANT(no_barrier, SL_F16)
-DEFINE_MUTANT(no_wait, SL_F16)
-DEFINE_MUTANT(cut, SL_Q8)
-DEFINE_MUTANT(infinite, SL_Q4)
-DEFINE_MUTANT(turned, SL_F16)
-DEFINE_MUTANT(all_rows, SL_F16)
+DEFINE_MUTANT(no_barrier, SL_F16, sl_gemm_cuda)
+DEFINE_MUTANT(no_wait, SL_F16, sl_gemm_cuda)
+DEFINE_MUTANT(cut, SL_Q8, sl_gemm_cuda)
+DEFINE_MUTANT(infinite, SL_Q4, sl_gemm_cuda)
+DEFINE_MUTANT(turned, SL_F16, sl_gemm_cuda)
+DEFINE_MUTANT(all_rows, SL_F16, sl_gemm_cuda)
+DEFINE_MUTANT(few_no_barrier, SL_F16, sl_gemv_cuda)
+DEFINE_MUTANT(few_all_rows, SL_Q4, sl_gemv_cuda)
+DEFINE_MUTANT(few_first_half, SL_Q8, sl_gemv_cuda)

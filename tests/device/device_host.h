@@ -49,12 +49,30 @@ struct __align__(8) uint2 {
 struct __align__(16) uint4 {
     unsigned x, y, z, w;
 };
-static inline float2 make_float2(float x, float y) { return {x, y}; }
-static inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-static inline int2 make_int2(int x, int y) { return {x, y}; }
-static inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
-static inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
-static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+/* Where accesses are watched the compiler is kept from storing a vector part by part. */
+#ifdef SL_RACES
+#define SL_AS_ONE(v) asm("" : "+m"(v))
+#else
+#define SL_AS_ONE(v) ((void)0)
+#endif
+#define SL_VECTOR2(type, part)                                                                                \
+    static inline type make_##type(part x, part y) {                                                          \
+        type v = {x, y};                                                                                      \
+        SL_AS_ONE(v);                                                                                         \
+        return v;                                                                                             \
+    }
+#define SL_VECTOR4(type, part)                                                                                \
+    static inline type make_##type(part x, part y, part z, part w) {                                          \
+        type v = {x, y, z, w};                                                                                \
+        SL_AS_ONE(v);                                                                                         \
+        return v;                                                                                             \
+    }
+SL_VECTOR2(float2, float)
+SL_VECTOR2(int2, int)
+SL_VECTOR2(uint2, unsigned)
+SL_VECTOR4(float4, float)
+SL_VECTOR4(int4, int)
+SL_VECTOR4(uint4, unsigned)
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
@@ -123,6 +141,14 @@ static inline int __popc(unsigned v) { return __builtin_popcount(v); }
 static inline int __popcll(unsigned long long v) { return __builtin_popcountll(v); }
 static inline int __ffs(int v) { return __builtin_ffs(v); }
 static inline int __clz(int v) { return v ? __builtin_clz(static_cast<unsigned>(v)) : 32; }
+/* Four of the eight bytes of b:a, one for each of the selector's low half bytes. */
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+    const unsigned long long both = static_cast<unsigned long long>(b) << 32 | a;
+    unsigned v = 0;
+    for (int i = 0; i < 4; i++)
+        v |= static_cast<unsigned>(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+    return v;
+}
 /* Four products of signed bytes, summed onto c. */
 static inline int __dp4a(int a, int b, int c) {
     for (int i = 0; i < 4; i++)

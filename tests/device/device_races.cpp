@@ -9,6 +9,7 @@
 #include "device_races.h"
 
 #include "device_block.h"
+#include "device_traffic.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -237,6 +238,9 @@ void sl_races_access_of(unsigned thread, const void *p, size_t n_bytes, bool wri
     if (!races.active)
         return;
     const uintptr_t from = reinterpret_cast<uintptr_t>(p), last = from + n_bytes - 1;
+    const page *first = find_page(from / PAGE);
+    if (first && first->watched)
+        sl_traffic_access(thread, p, n_bytes, writes, first->of_block, offset_of(code));
     for (uintptr_t at = from / GRANULE; at <= last / GRANULE; at++) {
         page *found = find_page(at / N_SLOT);
         if (!found || !found->watched)
@@ -275,6 +279,7 @@ void sl_races_forget(const void *from, size_t n_bytes) {
 void sl_races_begin_launch(void) {
     if (!races.sites) {
         open_sites();
+        sl_traffic_open();
         sl_races_watch(&__data_start, static_cast<size_t>(&_end - &__data_start), true); /* static shared memory */
     }
     races.active = true, races.atomic = false;
@@ -282,12 +287,16 @@ void sl_races_begin_launch(void) {
 }
 
 void sl_races_begin_block(uint64_t number) {
+    sl_traffic_end_block();
     races.block = static_cast<uint32_t>(number);
     races.epoch++;
     races.last_barrier = nullptr;
 }
 
-void sl_races_end_launch(void) { races.active = false; }
+void sl_races_end_launch(void) {
+    sl_traffic_end_block();
+    races.active = false;
+}
 
 void sl_races_barrier(const void *code) {
     races.epoch++;

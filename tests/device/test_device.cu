@@ -230,11 +230,11 @@ static void test_numbers(void) {
         x[i] = static_cast<float>(i) - 3.5f;
     sl_store4(b, x), sl_store4(b + 4, x + 4), sl_load8(b, y);
     CHECK(memcmp(x, y, sizeof x) == 0);
-    /* an infinity is read as the largest number, but as it is where only our own kernels store */
+    /* an infinity is read as the largest number */
     b[0].bits = 0x7c00, b[1].bits = 0xfc00, b[2].bits = 0x7e00;
-    sl_load8(b, y), sl_load8_own(b, x);
+    sl_load8(b, y);
     CHECK(y[0] == 65504 && y[1] == -65504 && y[2] != y[2] && y[3] == -0.5f);
-    CHECK(isinf(x[0]) && isinf(x[1]) && x[2] != x[2] && x[3] == -0.5f);
+    CHECK(__byte_perm(0x33221100u, 0x77665544u, 0x7140) == 0x77114400u);
     sl_load4(b, y);
     CHECK(y[0] == 65504 && y[1] == -65504 && sl_load(b) == 65504 && sl_load(b + 1) == -65504);
     CHECK(__dp4a(0x01ff7f80, 0x02038001, 5) == 5 + -128 * 1 + 127 * -128 + -1 * 3 + 1 * 2);

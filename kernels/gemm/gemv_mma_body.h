@@ -1,0 +1,211 @@
+/* Products of stored weights with 1 to 16 rows of f16 activations: the weights are read once, straight from their
+ * stored form, and multiplied on the matrix units, of whose 8 columns each is a row of x.
+ *
+ * What bounds such a product is memory, if nothing else does. At 4.8 TB/s an SM is given 21 bytes a clock: 42 weights
+ * of q4. It issues 128 lanes' instructions a clock, so three for each weight is all there is; with a multiply-add for
+ * every weight and row of x there would be five or more, here there are two: half words become f16 in pairs (byte
+ * permutation, subtraction, scale), and the unit takes eight to an instruction for up to 8 rows.
+ *
+ * A warp computes 16 weight rows. Lane (g, q) = (lane / 4, lane % 4) reads the weights of rows g and g + 8 and x of
+ * row g, each in chunks of 16 stored bytes (weights_cuda.h): those of its q, the four q side by side. The order of
+ * elements inside an instruction is the unit's for both factors, so nothing is moved between lanes. The steps of a
+ * row are dealt out to n_split warps, whose sums are added in order: the order of a sum depends on k and the number
+ * of weight rows only. Weights of all types are rounded to f16, as for many rows (gemm_mma_body.h).
+ *
+ * Included by gemv_mma.cu, and by the mutants of the harness. */
+#include "kernels/gemm/product_cuda.h"
+#include "kernels/gemm/weights_cuda.h"
+#include "kernels/mma_cuda.h"
+
+namespace {
+
+enum { WARP = 32, N_WARP = 8, N_THREAD = N_WARP * WARP };
+enum { ROWS = 16, TOKENS = 8, CHUNKS = 4 }; /* of an instruction; chunks of a row in a step */
+enum { PITCH = ROWS + 4 };                        /* of sums in shared memory: the lanes' are in different banks */
+enum { MANY_ROWS = 64 * 264 };                    /* weight rows that fill a large GPU 64 to a block, twice */
+
+/* ---- factors ------------------------------------------------------------------------------------ */
+
+/* Eight elements of a row of both factors as the instruction's words, w of two rows. */
+template <int n_tile> struct piece {
+    uint32_t w[2][4], x[n_tile][4];
+};
+
+/* The lane's chunks of a step and its rows of x. */
+template <int n_tile> struct rows_of_x {
+    const uint16_t *row[n_tile];
+    bool there[n_tile];
+};
+
+/* from: elements from the rows' starts to the chunk's first. */
+template <sl_type type, int n_tile>
+__device__ __forceinline__ void take_piece(const sl_chunk<type> *chunk, const rows_of_x<n_tile> &x, size_t from, int p,
+                                           piece<n_tile> &out) {
+    chunk[0].halves(p, out.w[0]);
+    chunk[1].halves(p, out.w[1]);
+#pragma unroll
+    for (int j = 0; j < n_tile; j++) {
+        uint4 v = make_uint4(0, 0, 0, 0);
+        if (x.there[j]) v = *(const uint4 *)(x.row[j] + from + sl_chunk<type>::start(0, p));
+        out.x[j][0] = v.x, out.x[j][1] = v.y, out.x[j][2] = v.z, out.x[j][3] = v.w;
+    }
+}
+
+/* The same element by element, zeros from k on: the end of a row, or rows of x without alignment. */
+template <sl_type type, int n_tile>
+__device__ __forceinline__ void take_piece_slowly(const unsigned char *const *row, uint32_t k,
+                                                  const rows_of_x<n_tile> &x, uint32_t c, int p, piece<n_tile> &out) {
+    const uint32_t start = sl_chunk<type>::start(c, p), groups = sl_groups_of(k);
+#pragma unroll
+    for (uint32_t e = 0; e < 8; e += 2) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const float low = start + e < k ? sl_weight<type>(row[i], groups, start + e) : 0;
+            const float high = start + e + 1 < k ? sl_weight<type>(row[i], groups, start + e + 1) : 0;
+            out.w[i][e / 2] = sl_pack_f16(low, high);
+        }
+#pragma unroll
+        for (int j = 0; j < n_tile; j++) {
+            const uint16_t *from = x.row[j] + start + e;
+            out.x[j][e / 2] = x.there[j] && start + e < k ? *from : 0;
+            out.x[j][e / 2] |= x.there[j] && start + e + 1 < k ? (uint32_t)from[1] << 16 : 0;
+        }
+    }
+}
+
+template <int n_tile> __device__ __forceinline__ void multiply(const piece<n_tile> &f, float sum[n_tile][4]) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const uint32_t w[4] = {f.w[0][2 * half], f.w[1][2 * half], f.w[0][2 * half + 1], f.w[1][2 * half + 1]};
+#pragma unroll
+        for (int j = 0; j < n_tile; j++) sl_mma_f16(sum[j], w, f.x[j] + 2 * half);
+    }
+}
+
+/* ---- a warp's sums ------------------------------------------------------------------------------ */
+
+struct share {
+    const unsigned char *row[2];
+    uint32_t k, split; /* of n_split: which steps */
+    bool w_aligned, x_aligned;
+};
+
+template <sl_type type, int n_tile, int n_split>
+__device__ __forceinline__ void sum_up(const share &s, const rows_of_x<n_tile> &x, uint32_t q, float sum[n_tile][4]) {
+    constexpr int n_flight = n_tile > 1 || type == SL_F32 ? 2 : 4, n_piece = sl_chunk<type>::n_piece;
+    constexpr uint32_t STEP = 8 * n_piece * CHUNKS; /* elements */
+    const uint32_t groups = sl_groups_of(s.k), n_chunk = sl_chunk<type>::count(s.k);
+    const uint32_t n_step = (n_chunk + CHUNKS - 1) / CHUNKS;
+    const uint32_t n_whole = s.x_aligned ? sl_chunk<type>::count_full(s.k) / CHUNKS : 0;
+    const uint32_t first = sl_chunk<type>::start(q, 0);
+    uint32_t step = s.split;
+    for (; step < n_whole; step += n_split * n_flight) {
+        sl_chunk<type> chunk[n_flight][2];
+#pragma unroll
+        for (int f = 0; f < n_flight; f++) {
+            const uint32_t c = (step + n_split * f) * CHUNKS + q;
+            if (step + n_split * f >= n_whole) continue;
+            chunk[f][0].load(s.row[0], groups, c, s.w_aligned);
+            chunk[f][1].load(s.row[1], groups, c, s.w_aligned);
+        }
+#pragma unroll
+        for (int f = 0; f < n_flight; f++) {
+            if (step + n_split * f >= n_whole) continue;
+            const size_t from = first + (step + n_split * f) * STEP;
+#pragma unroll
+            for (int p = 0; p < n_piece; p++) {
+                piece<n_tile> factors;
+                take_piece<type, n_tile>(chunk[f], x, from, p, factors);
+                multiply<n_tile>(factors, sum);
+            }
+        }
+    }
+#pragma unroll 1
+    for (step = n_whole + (s.split + n_split - n_whole % n_split) % n_split; step < n_step; step += n_split) {
+#pragma unroll 1
+        for (int p = 0; p < n_piece; p++) {
+            piece<n_tile> factors;
+            take_piece_slowly<type, n_tile>(s.row, s.k, x, step * CHUNKS + q, p, factors);
+            multiply<n_tile>(factors, sum);
+        }
+    }
+}
+
+/* ---- the product -------------------------------------------------------------------------------- */
+
+template <int n_tile> struct part { /* a warp's sums */
+    float rows[n_tile * TOKENS][PITCH];
+};
+
+/* Row g of d is weight row g, or g + 8 in its second half; columns are rows of x. */
+template <int n_tile>
+__device__ __forceinline__ void keep_sums(part<n_tile> *to, uint32_t g, uint32_t q, const float sum[n_tile][4]) {
+#pragma unroll
+    for (int j = 0; j < n_tile; j++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) to->rows[j * TOKENS + 2 * q + i % 2][g + i / 2 * 8] = sum[j][i];
+    }
+}
+
+/* n_side: warps beside each other, for 16 weight rows each; the others share the elements of these rows. */
+template <sl_type type, int n_tile, int n_side>
+__global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_blocks_args a) {
+    __shared__ part<n_tile> parts[N_WARP];
+    constexpr uint32_t n_split = N_WARP / n_side, rows = ROWS * n_side;
+    const sl_product_args &p = a.p;
+    const uint32_t n = sl_rows_count(p.rows), n_group = (p.n_row + rows - 1) / rows;
+    const uint32_t block = blockIdx.x / n_group, r0 = blockIdx.x % n_group * rows;
+    if (n == 0) return;
+
+    const uint32_t warp = threadIdx.x / WARP, g = threadIdx.x % WARP / 4, q = threadIdx.x % 4;
+    const uint16_t *x_start = (const uint16_t *)p.x + (size_t)block * a.x_step;
+    share s;
+#pragma unroll
+    for (uint32_t i = 0; i < 2; i++) {
+        const uint32_t r = r0 + warp % n_side * ROWS + g + 8 * i, last = p.n_row - 1;
+        s.row[i] = (const unsigned char *)p.w + ((size_t)block * p.n_row + (r < last ? r : last)) * p.w_row_bytes;
+    }
+    s.k = p.k;
+    s.split = warp / n_side;
+    s.w_aligned = ((uintptr_t)p.w | p.w_row_bytes) % 16 == 0;
+    s.x_aligned = ((uintptr_t)x_start | p.x_stride * 2) % 16 == 0;
+    rows_of_x<n_tile> x;
+#pragma unroll
+    for (uint32_t j = 0; j < n_tile; j++) {
+        x.there[j] = g + TOKENS * j < n;
+        x.row[j] = x_start + (x.there[j] ? g + TOKENS * j : 0) * p.x_stride;
+    }
+    float sum[n_tile][4] = {};
+    sum_up<type, n_tile, n_split>(s, x, q, sum);
+    keep_sums<n_tile>(parts + warp, g, q, sum);
+    __syncthreads();
+
+    for (uint32_t i = threadIdx.x; i < rows * n; i += N_THREAD) {
+        const uint32_t t = i / rows, r = i % rows;
+        if (r0 + r >= p.n_row) continue;
+        float total = 0;
+#pragma unroll
+        for (uint32_t split = 0; split < n_split; split++)
+            total += parts[split * n_side + r / ROWS].rows[t][r % ROWS];
+        sl_put_sum(p, t, r0 + r, (size_t)block * a.y_step + r0 + r, total);
+    }
+}
+
+template <sl_type type, int n_tile, int n_side> int launch_sides(const sl_blocks_args &a, sl_cuda_stream stream) {
+    const unsigned n_group = (a.p.n_row + ROWS * n_side - 1) / (ROWS * n_side);
+    return sl_launch(gemv_mma_kernel<type, n_tile, n_side>, dim3(n_group * a.n_block), dim3(N_THREAD), 0, stream, a);
+}
+
+/* More weight rows to a block read x less often. */
+template <sl_type type, int n_tile> int launch_tiles(const sl_blocks_args &a, sl_cuda_stream stream) {
+    if constexpr (type == SL_F16 || sl_is_scaled<type>)
+        if (a.p.n_row >= MANY_ROWS) return launch_sides<type, n_tile, 4>(a, stream);
+    return launch_sides<type, n_tile, 1>(a, stream);
+}
+
+template <sl_type type> int launch(const sl_blocks_args &a, sl_cuda_stream stream) {
+    if (a.p.rows.max <= TOKENS) return launch_tiles<type, 1>(a, stream);
+    return launch_tiles<type, SL_GEMV_ROWS / TOKENS>(a, stream);
+}
+
+} // namespace
