@@ -90,6 +90,8 @@ typedef struct sl_product_args {
  */
 enum { SL_GEMV_ROWS = 16 };
 int sl_gemv_cuda(const sl_product_args *args, sl_cuda_stream stream);
+/* And in the same launch x times a second matrix like the first to y2, otherwise as the first to y. */
+int sl_gemv_pair_cuda(const sl_product_args *args, const void *w2, void *y2, sl_cuda_stream stream);
 /* Any number of rows, tiles in shared memory: where cuBLAS is absent or the number of rows is known to the
  * device only. f16 activations: on the matrix units, weights of other types rounded to f16 as cuBLAS gets
  * them. */
@@ -110,7 +112,8 @@ typedef struct sl_expand_args {
 } sl_expand_args;
 int sl_expand_cuda(const sl_expand_args *args, sl_cuda_stream stream);
 
-/* y[t][i * b + r] = sum_j w[i][r][j] x[t][i * b + j]: blocks of b x b, f32, f16 or bf16. */
+/* y[t][i * b + r] = sum_j w[i][r][j] x[t][i * b + j]: blocks of b x b, f32, f16 or bf16. Up to SL_GEMV_ROWS rows: w2 and
+ * y2, if not NULL, a second time with another matrix. */
 typedef struct sl_block_args {
     const void *w;
     uint64_t w_row_bytes;
@@ -121,6 +124,8 @@ typedef struct sl_block_args {
     uint64_t x_stride, y_stride;
     uint32_t n_block, b;
     sl_rows rows;
+    const void *w2;
+    void *y2;
 } sl_block_args;
 int sl_block_linear_cuda(const sl_block_args *args, sl_cuda_stream stream);
 

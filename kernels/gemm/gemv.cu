@@ -78,7 +78,7 @@ template <int n, int step = WARP / 2> __device__ __forceinline__ uint32_t add_la
 
 template <sl_type type, int n_tok, int n_out, int n_flight>
 __global__ void __launch_bounds__(N_WARP *WARP) gemv_kernel(sl_blocks_args a) {
-    const sl_product_args &p = a.p;
+    const sl_product_args p = sl_product_of(a);
     const uint32_t n = sl_rows_count(p.rows);
     const uint32_t n_tile = (p.n_row + N_WARP * n_out - 1) / (N_WARP * n_out);
     const uint32_t block = blockIdx.x / n_tile, lane = threadIdx.x % WARP;
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(N_WARP *WARP) gemv_kernel(sl_blocks_args a) {
 template <sl_type type, int n_tok, int n_out, int n_flight>
 int launch_rows(const sl_blocks_args &a, sl_cuda_stream stream) {
     const unsigned n_tile = (a.p.n_row + N_WARP * n_out - 1) / (N_WARP * n_out);
-    return sl_launch(gemv_kernel<type, n_tok, n_out, n_flight>, dim3(n_tile * a.n_block),
+    return sl_launch(gemv_kernel<type, n_tok, n_out, n_flight>, dim3(n_tile * a.n_block, a.w2 ? 2 : 1),
         dim3(N_WARP * WARP), 0, stream, a);
 }
 
@@ -155,5 +155,9 @@ int sl_gemv_blocks_cuda(const sl_blocks_args &a, sl_cuda_stream stream) {
 }
 
 int sl_gemv_cuda(const sl_product_args *args, sl_cuda_stream stream) {
-    return sl_gemv_blocks_cuda({*args, 1, 0, 0}, stream);
+    return sl_gemv_pair_cuda(args, nullptr, nullptr, stream);
+}
+
+int sl_gemv_pair_cuda(const sl_product_args *args, const void *w2, void *y2, sl_cuda_stream stream) {
+    return sl_gemv_blocks_cuda({*args, 1, 0, 0, w2, y2}, stream);
 }

@@ -31,10 +31,9 @@ template <int n_tile> struct piece {
     uint32_t w[2][4], x[n_tile][4];
 };
 
-/* The lane's chunks of a step and its rows of x. */
+/* The lane's rows of x. Where there is none the first takes its place: nobody reads the sums of that column. */
 template <int n_tile> struct rows_of_x {
     const uint16_t *row[n_tile];
-    bool there[n_tile];
 };
 
 /* from: elements from the rows' starts to the chunk's first. */
@@ -45,8 +44,7 @@ __device__ __forceinline__ void take_piece(const sl_chunk<type> *chunk, const ro
     chunk[1].halves(p, out.w[1]);
 #pragma unroll
     for (int j = 0; j < n_tile; j++) {
-        uint4 v = make_uint4(0, 0, 0, 0);
-        if (x.there[j]) v = *(const uint4 *)(x.row[j] + from + sl_chunk<type>::start(0, p));
+        const uint4 v = *(const uint4 *)(x.row[j] + from + sl_chunk<type>::start(0, p));
         out.x[j][0] = v.x, out.x[j][1] = v.y, out.x[j][2] = v.z, out.x[j][3] = v.w;
     }
 }
@@ -67,8 +65,8 @@ __device__ __forceinline__ void take_piece_slowly(const unsigned char *const *ro
 #pragma unroll
         for (int j = 0; j < n_tile; j++) {
             const uint16_t *from = x.row[j] + start + e;
-            out.x[j][e / 2] = x.there[j] && start + e < k ? *from : 0;
-            out.x[j][e / 2] |= x.there[j] && start + e + 1 < k ? (uint32_t)from[1] << 16 : 0;
+            out.x[j][e / 2] = start + e < k ? *from : 0;
+            out.x[j][e / 2] |= start + e + 1 < k ? (uint32_t)from[1] << 16 : 0;
         }
     }
 }
@@ -152,7 +150,7 @@ template <sl_type type, int n_tile, int n_side>
 __global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_blocks_args a) {
     __shared__ part<n_tile> parts[N_WARP];
     constexpr uint32_t n_split = N_WARP / n_side, rows = ROWS * n_side;
-    const sl_product_args &p = a.p;
+    const sl_product_args p = sl_product_of(a);
     const uint32_t n = sl_rows_count(p.rows), n_group = (p.n_row + rows - 1) / rows;
     const uint32_t block = blockIdx.x / n_group, r0 = blockIdx.x % n_group * rows;
     if (n == 0) return;
@@ -171,10 +169,7 @@ __global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_blocks_args a)
     s.x_aligned = ((uintptr_t)x_start | p.x_stride * 2) % 16 == 0;
     rows_of_x<n_tile> x;
 #pragma unroll
-    for (uint32_t j = 0; j < n_tile; j++) {
-        x.there[j] = g + TOKENS * j < n;
-        x.row[j] = x_start + (x.there[j] ? g + TOKENS * j : 0) * p.x_stride;
-    }
+    for (uint32_t j = 0; j < n_tile; j++) x.row[j] = x_start + (g + TOKENS * j < n ? g + TOKENS * j : 0) * p.x_stride;
     float sum[n_tile][4] = {};
     sum_up<type, n_tile, n_split>(s, x, q, sum);
     keep_sums<n_tile>(parts + warp, g, q, sum);
@@ -193,7 +188,8 @@ __global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_blocks_args a)
 
 template <sl_type type, int n_tile, int n_side> int launch_sides(const sl_blocks_args &a, sl_cuda_stream stream) {
     const unsigned n_group = (a.p.n_row + ROWS * n_side - 1) / (ROWS * n_side);
-    return sl_launch(gemv_mma_kernel<type, n_tile, n_side>, dim3(n_group * a.n_block), dim3(N_THREAD), 0, stream, a);
+    return sl_launch(gemv_mma_kernel<type, n_tile, n_side>, dim3(n_group * a.n_block, a.w2 ? 2 : 1), dim3(N_THREAD), 0,
+                     stream, a);
 }
 
 /* More weight rows to a block read x less often. */

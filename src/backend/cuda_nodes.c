@@ -231,9 +231,9 @@ static int launch_linear(const sl_cuda_pass *pass, const sl_node *node) {
     return e;
 }
 
-static int launch_block_linear(const sl_cuda_pass *pass, const sl_node *node) {
+static sl_block_args block_args(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_tensor *w = node->u.linear.w;
-    const sl_block_args args = {
+    return (sl_block_args){
         .w = find(pass, w->data),
         .w_row_bytes = w->row_bytes,
         .type = sl_cuda_weight_type(act(pass), w),
@@ -246,6 +246,36 @@ static int launch_block_linear(const sl_cuda_pass *pass, const sl_node *node) {
         .b = (uint32_t)w->spec.shape[1],
         .rows = rows_of(pass, node->domain),
     };
+}
+
+static int launch_block_linear(const sl_cuda_pass *pass, const sl_node *node) {
+    const sl_block_args args = block_args(pass, node);
+    return sl_block_linear_cuda(&args, stream(pass));
+}
+
+/* Are node and the one behind it products of the same x with matrices alike, to values alike, of few rows? They take one
+ * launch, which a decode step has hundreds of: gate and up of an MLP, k and v, the gates of a bridge. */
+static bool is_pair(const sl_cuda_pass *pass, const sl_node *node, const sl_node *end) {
+    const sl_node *next = node + 1;
+    if (next == end || (node->op != SL_OP_LINEAR && node->op != SL_OP_BLOCK_LINEAR) || next->op != node->op ||
+        next->domain != node->domain || pass->batch->n_tok > SL_GEMV_ROWS)
+        return false;
+    const sl_linear *a = &node->u.linear, *b = &next->u.linear;
+    return a->x == b->x && !a->bias && !b->bias && !a->head && !b->head && a->acc == SL_NO_VALUE &&
+           b->acc == SL_NO_VALUE && a->w->type == b->w->type && a->w->row_bytes == b->w->row_bytes &&
+           sl_spec_rows(&a->w->spec) == sl_spec_rows(&b->w->spec) &&
+           sl_spec_width(&a->w->spec) == sl_spec_width(&b->w->spec) && a->column == 0 && b->column == 0 &&
+           node->in[0] == next->in[0] && stride(pass, node->out) == stride(pass, next->out);
+}
+
+static int launch_pair(const sl_cuda_pass *pass, const sl_node *node) {
+    if (node->op == SL_OP_LINEAR) {
+        const sl_product_args args = product_args(pass, node), next = product_args(pass, node + 1);
+        return sl_gemv_pair_cuda(&args, next.w, next.y, stream(pass));
+    }
+    sl_block_args args = block_args(pass, node);
+    const sl_block_args next = block_args(pass, node + 1);
+    args.w2 = next.w, args.y2 = next.y;
     return sl_block_linear_cuda(&args, stream(pass));
 }
 
@@ -444,11 +474,13 @@ static const launch_fn launches[SL_OP_N] = {
 };
 
 int sl_cuda_launch_nodes(const sl_cuda_pass *pass, const sl_node **failed) {
-    for (size_t i = 0; i < pass->graph->n_node; i++) {
-        const sl_node *node = &pass->graph->nodes[i];
+    const sl_node *end = pass->graph->nodes + pass->graph->n_node;
+    for (const sl_node *node = pass->graph->nodes; node < end; node++) {
         if (!launches[node->op] || (node->domain == SL_OUTPUTS && !pass->batch->n_out)) continue;
-        int e = launches[node->op](pass, node);
+        const bool pair = is_pair(pass, node, end);
+        int e = pair ? launch_pair(pass, node) : launches[node->op](pass, node);
         *failed = node;
+        node += pair;
         if (e) return e;
     }
     return 0;

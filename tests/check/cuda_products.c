@@ -209,6 +209,25 @@ static sl_act out_type(const shape *s) {
     return s->out == SL_OUT_ACT ? s->act : SL_ACT_F32;
 }
 
+/* A second matrix in the same launch, to a place of its own, changes nothing of either; it is the first one again, a weight
+ * row on, so that the sums are the first one's but for the first row. */
+static void check_pair(const product *p, const sl_product_args *first) {
+    const shape *s = &p->s;
+    const size_t n = (size_t)p->n_batch * s->n_row * 4;
+    float *y[2] = { check_buffer(check_current(), n), check_buffer(check_current(), n) };
+    sl_product_args a = *first;
+    if (s->n_row < 2) return;
+    a.n_row--, a.bias = NULL, a.out = s->out == SL_OUT_ADD ? SL_OUT_F32 : s->out;
+    void *second = cuda_new_rows(out_type(s), s->n_row - 1, p->n_batch, &a.y_stride);
+    a.y = cuda_new_rows(out_type(s), s->n_row - 1, p->n_batch, &a.y_stride);
+    cuda_run(sl_gemv_pair_cuda(&a, (const char *)a.w + a.w_row_bytes, second, NULL));
+    cuda_get_rows(out_type(s), y[0], s->n_row, s->n_row - 1, p->n_batch, a.y, a.y_stride);
+    cuda_get_rows(out_type(s), y[1], s->n_row, s->n_row - 1, p->n_batch, second, a.y_stride);
+    for (uint32_t t = 0; t < s->n; t++)
+        check_same(check_current(), "sums of a pair", y[0] + t * s->n_row + 1, y[1] + t * s->n_row,
+                   (s->n_row - 2) * sizeof(float));
+}
+
 /* With no row nothing but the count may be read: there is nothing else. */
 static void launch_product(const product *p) {
     const shape *s = &p->s;
@@ -231,6 +250,7 @@ static void launch_product(const product *p) {
     else a.y = cuda_new_rows(out_type(s), s->n_row, p->n_batch, &a.y_stride);
     if (s->kernel == STORE) cuda_run(cuda.store(&a, sums, sums_stride, NULL));
     else cuda_run((s->kernel == GEMV ? cuda.gemv : cuda.gemm)(&a, NULL));
+    if (s->kernel == GEMV && s->n > 0) check_pair(p, &a);
     cuda_get_rows(out_type(s), p->after, s->n_row, s->n_row, p->n_batch, a.y, a.y_stride);
 }
 

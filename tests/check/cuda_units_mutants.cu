@@ -73,7 +73,8 @@ namespace few_first_half {
 #define DEFINE_MUTANT(name, weights, sound)                                                                    \
     extern "C" int mutant_cuda_units_##name(const sl_product_args *args, sl_cuda_stream stream) {              \
         const bool broken = args->act == SL_ACT_F16 && args->type == weights;                                 \
-        return broken ? name::launch<weights>({*args, 1, 0, 0}, stream) : sound(args, stream);                 \
+        return broken ? name::launch<weights>({*args, 1, 0, 0, nullptr, nullptr}, stream)                       \
+                      : sound(args, stream);                                                                   \
     }
 DEFINE_MUTANT(no_barrier, SL_F16, sl_gemm_cuda)
 DEFINE_MUTANT(no_wait, SL_F16, sl_gemm_cuda)
