@@ -37,15 +37,18 @@ __device__ __forceinline__ raw16 fetch(const sl_f16 *p) {
 __device__ __forceinline__ raw32 fetch(const float *p) {
     return {__ldg(reinterpret_cast<const float4 *>(p)), __ldg(reinterpret_cast<const float4 *>(p) + 1)};
 }
+/* Of eight lanes side by side four put their second half first: so all eight are in different banks. */
+__device__ __forceinline__ void put8(float *to, raw32 r) {
+    const unsigned turned = threadIdx.x / 4 % 2;
+    float4 *at = reinterpret_cast<float4 *>(to);
+    at[turned] = turned ? r.y : r.x;
+    at[1 - turned] = turned ? r.x : r.y;
+}
 __device__ __forceinline__ void put8(float *to, raw16 r) {
     float v[8];
     sl_unpack_half(r.x.x, v), sl_unpack_half(r.x.y, v + 2), sl_unpack_half(r.x.z, v + 4);
     sl_unpack_half(r.x.w, v + 6);
-    sl_store4(to, v), sl_store4(to + 4, v + 4);
-}
-__device__ __forceinline__ void put8(float *to, raw32 r) {
-    reinterpret_cast<float4 *>(to)[0] = r.x;
-    reinterpret_cast<float4 *>(to)[1] = r.y;
+    put8(to, raw32{make_float4(v[0], v[1], v[2], v[3]), make_float4(v[4], v[5], v[6], v[7])});
 }
 
 /* Rows of width components from one or two places (b may be null), row_stride apart. aligned: width and

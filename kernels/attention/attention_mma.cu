@@ -226,11 +226,19 @@ template <int WIDTH> __device__ void finish(const matrix_args &p, const share &s
         if (row >= s.n)
             continue;
         sl_f16 *y = static_cast<sl_f16 *>(p.a.y) + row_at(p, s, row, p.a.y_stride);
+        const bool pairs = reinterpret_cast<uintptr_t>(y) % 4 == 0;
 #pragma unroll
-        for (unsigned i = 0; i < WIDTH / 8 * 2; i++) {
-            const unsigned col = i / 2 * 8 + lane % 4 * 2 + i % 2;
-            if (col < p.a.kv.head_dim)
-                sl_store(y + col, mine.sum[i / 2][2 * h + i % 2] / total);
+        for (unsigned i = 0; i < WIDTH / 8; i++) {
+            const unsigned col = i * 8 + lane % 4 * 2, left = col < p.a.kv.head_dim ? p.a.kv.head_dim - col : 0;
+            const float low = mine.sum[i][2 * h] / total, high = mine.sum[i][2 * h + 1] / total;
+            if (pairs && left > 1) {
+                *reinterpret_cast<uint32_t *>(y + col) = sl_pack_f16(low, high);
+                continue;
+            }
+            if (left > 0)
+                sl_store(y + col, low);
+            if (left > 1)
+                sl_store(y + col + 1, high);
         }
     }
 }

@@ -7,6 +7,7 @@
 
 #include "device_block.h"
 
+#include <algorithm>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unordered_map>
@@ -16,7 +17,7 @@ namespace {
 
 struct access {
     uintptr_t from;
-    unsigned bytes;
+    unsigned bytes, lane;
 };
 
 /* One place in the code. */
@@ -68,9 +69,10 @@ uint64_t count_passes(const std::vector<access> &lanes, size_t first, size_t end
     return most;
 }
 
-void count(const instruction &one) {
+void count(instruction &one) {
     place *at = one.at;
-    const std::vector<access> &lanes = one.lanes;
+    std::vector<access> &lanes = one.lanes; /* as they came: who waits last at a barrier goes on first */
+    std::sort(lanes.begin(), lanes.end(), [](const access &a, const access &b) { return a.lane < b.lane; });
     at->n_instruction++;
     for (const access &a : lanes)
         at->bytes += a.bytes;
@@ -114,11 +116,11 @@ void sl_traffic_access(unsigned thread, const void *p, size_t n_bytes, bool writ
         one.at = &places[static_cast<uint64_t>(code) << 2 | (shared ? 2u : 0u) | (writes ? 1u : 0u)];
         one.at->shared = shared, one.at->writes = writes;
     }
-    one.lanes.push_back({reinterpret_cast<uintptr_t>(p), static_cast<unsigned>(n_bytes)});
+    one.lanes.push_back({reinterpret_cast<uintptr_t>(p), static_cast<unsigned>(n_bytes), thread % 32});
 }
 
 void sl_traffic_end_block(void) {
-    for (const auto &entry : instructions)
+    for (auto &entry : instructions)
         count(entry.second);
     instructions.clear();
     n_done.clear();
