@@ -90,7 +90,7 @@ typedef struct sl_product_args {
  */
 enum { SL_GEMV_ROWS = 16 };
 int sl_gemv_cuda(const sl_product_args *args, sl_cuda_stream stream);
-/* And in the same launch x times a second matrix like the first to y2, otherwise as the first to y. */
+/* And x times a second matrix like the first to y2, otherwise as the first to y: with f16 activations in the same launch. */
 int sl_gemv_pair_cuda(const sl_product_args *args, const void *w2, void *y2, sl_cuda_stream stream);
 /* Any number of rows, tiles in shared memory: where cuBLAS is absent or the number of rows is known to the
  * device only. f16 activations: on the matrix units, weights of other types rounded to f16 as cuBLAS gets

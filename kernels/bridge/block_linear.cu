@@ -17,7 +17,6 @@ int sl_block_linear_cuda(const sl_block_args *args, sl_cuda_stream stream) {
     a.p.rows = args->rows;
     a.n_block = args->n_block;
     a.x_step = a.y_step = args->b;
-    a.w2 = args->w2;
-    a.y2 = args->y2;
-    return args->rows.max <= SL_GEMV_ROWS ? sl_gemv_blocks_cuda(a, stream) : sl_gemm_blocks_cuda(a, stream);
+    if (args->rows.max > SL_GEMV_ROWS) return sl_gemm_blocks_cuda(a, stream);
+    return sl_gemv_blocks_cuda({a, args->w2, args->y2}, stream);
 }

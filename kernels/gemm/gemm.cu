@@ -97,5 +97,5 @@ int sl_gemm_blocks_cuda(const sl_blocks_args &a, sl_cuda_stream stream) {
 }
 
 int sl_gemm_cuda(const sl_product_args *args, sl_cuda_stream stream) {
-    return sl_gemm_blocks_cuda({*args, 1, 0, 0, nullptr, nullptr}, stream);
+    return sl_gemm_blocks_cuda({*args, 1, 0, 0}, stream);
 }

@@ -78,7 +78,7 @@ template <int n, int step = WARP / 2> __device__ __forceinline__ uint32_t add_la
 
 template <sl_type type, int n_tok, int n_out, int n_flight>
 __global__ void __launch_bounds__(N_WARP *WARP) gemv_kernel(sl_blocks_args a) {
-    const sl_product_args p = sl_product_of(a);
+    const sl_product_args &p = a.p;
     const uint32_t n = sl_rows_count(p.rows);
     const uint32_t n_tile = (p.n_row + N_WARP * n_out - 1) / (N_WARP * n_out);
     const uint32_t block = blockIdx.x / n_tile, lane = threadIdx.x % WARP;
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(N_WARP *WARP) gemv_kernel(sl_blocks_args a) {
 template <sl_type type, int n_tok, int n_out, int n_flight>
 int launch_rows(const sl_blocks_args &a, sl_cuda_stream stream) {
     const unsigned n_tile = (a.p.n_row + N_WARP * n_out - 1) / (N_WARP * n_out);
-    return sl_launch(gemv_kernel<type, n_tok, n_out, n_flight>, dim3(n_tile * a.n_block, a.w2 ? 2 : 1),
+    return sl_launch(gemv_kernel<type, n_tok, n_out, n_flight>, dim3(n_tile * a.n_block),
         dim3(N_WARP * WARP), 0, stream, a);
 }
 
@@ -143,8 +143,7 @@ template <sl_type type> int launch(const sl_blocks_args &a, sl_cuda_stream strea
 
 } // namespace
 
-int sl_gemv_blocks_cuda(const sl_blocks_args &a, sl_cuda_stream stream) {
-    if (a.p.act == SL_ACT_F16) return sl_gemv_mma_blocks_cuda(a, stream);
+static int launch_one(const sl_blocks_args &a, sl_cuda_stream stream) {
     switch (a.p.type) {
     case SL_F32: return launch<SL_F32>(a, stream);
     case SL_F16: return launch<SL_F16>(a, stream);
@@ -154,10 +153,20 @@ int sl_gemv_blocks_cuda(const sl_blocks_args &a, sl_cuda_stream stream) {
     }
 }
 
+/* Here a pair is two launches. */
+int sl_gemv_blocks_cuda(const sl_pair_args &a, sl_cuda_stream stream) {
+    if (a.first.p.act == SL_ACT_F16) return sl_gemv_mma_blocks_cuda(a, stream);
+    const int status = launch_one(a.first, stream);
+    if (status || !a.w2) return status;
+    sl_blocks_args second = a.first;
+    second.p.w = a.w2, second.p.y = a.y2;
+    return launch_one(second, stream);
+}
+
 int sl_gemv_cuda(const sl_product_args *args, sl_cuda_stream stream) {
     return sl_gemv_pair_cuda(args, nullptr, nullptr, stream);
 }
 
 int sl_gemv_pair_cuda(const sl_product_args *args, const void *w2, void *y2, sl_cuda_stream stream) {
-    return sl_gemv_blocks_cuda({*args, 1, 0, 0, w2, y2}, stream);
+    return sl_gemv_blocks_cuda({{*args, 1, 0, 0}, w2, y2}, stream);
 }

@@ -21,8 +21,8 @@ namespace {
 
 enum { WARP = 32, N_WARP = 8, N_THREAD = N_WARP * WARP };
 enum { ROWS = 16, TOKENS = 8, CHUNKS = 4 }; /* of an instruction; chunks of a row in a step */
-enum { PITCH = ROWS + 4 };                        /* of sums in shared memory: the lanes' are in different banks */
-enum { MANY_ROWS = 64 * 264 };                    /* weight rows that fill a large GPU 64 to a block, twice */
+enum { PITCH = ROWS + 4 };                  /* of sums in shared memory: the lanes' are in different banks */
+enum { MANY_ROWS = 64 * 264 };              /* weight rows that fill a large GPU 64 to a block, twice */
 
 /* ---- factors ------------------------------------------------------------------------------------ */
 
@@ -147,10 +147,12 @@ __device__ __forceinline__ void keep_sums(part<n_tile> *to, uint32_t g, uint32_t
 
 /* n_side: warps beside each other, for 16 weight rows each; the others share the elements of these rows. */
 template <sl_type type, int n_tile, int n_side>
-__global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_blocks_args a) {
+__global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_pair_args pair) {
     __shared__ part<n_tile> parts[N_WARP];
     constexpr uint32_t n_split = N_WARP / n_side, rows = ROWS * n_side;
-    const sl_product_args p = sl_product_of(a);
+    const sl_blocks_args &a = pair.first;
+    sl_product_args p = a.p;
+    if (blockIdx.y > 0) p.w = pair.w2, p.y = pair.y2;
     const uint32_t n = sl_rows_count(p.rows), n_group = (p.n_row + rows - 1) / rows;
     const uint32_t block = blockIdx.x / n_group, r0 = blockIdx.x % n_group * rows;
     if (n == 0) return;
@@ -186,21 +188,21 @@ __global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_blocks_args a)
     }
 }
 
-template <sl_type type, int n_tile, int n_side> int launch_sides(const sl_blocks_args &a, sl_cuda_stream stream) {
-    const unsigned n_group = (a.p.n_row + ROWS * n_side - 1) / (ROWS * n_side);
-    return sl_launch(gemv_mma_kernel<type, n_tile, n_side>, dim3(n_group * a.n_block, a.w2 ? 2 : 1), dim3(N_THREAD), 0,
-                     stream, a);
+template <sl_type type, int n_tile, int n_side> int launch_sides(const sl_pair_args &a, sl_cuda_stream stream) {
+    const unsigned n_group = (a.first.p.n_row + ROWS * n_side - 1) / (ROWS * n_side);
+    return sl_launch(gemv_mma_kernel<type, n_tile, n_side>, dim3(n_group * a.first.n_block, a.w2 ? 2 : 1),
+                     dim3(N_THREAD), 0, stream, a);
 }
 
 /* More weight rows to a block read x less often. */
-template <sl_type type, int n_tile> int launch_tiles(const sl_blocks_args &a, sl_cuda_stream stream) {
+template <sl_type type, int n_tile> int launch_tiles(const sl_pair_args &a, sl_cuda_stream stream) {
     if constexpr (type == SL_F16 || sl_is_scaled<type>)
-        if (a.p.n_row >= MANY_ROWS) return launch_sides<type, n_tile, 4>(a, stream);
+        if (a.first.p.n_row >= MANY_ROWS) return launch_sides<type, n_tile, 4>(a, stream);
     return launch_sides<type, n_tile, 1>(a, stream);
 }
 
-template <sl_type type> int launch(const sl_blocks_args &a, sl_cuda_stream stream) {
-    if (a.p.rows.max <= TOKENS) return launch_tiles<type, 1>(a, stream);
+template <sl_type type> int launch(const sl_pair_args &a, sl_cuda_stream stream) {
+    if (a.first.p.rows.max <= TOKENS) return launch_tiles<type, 1>(a, stream);
     return launch_tiles<type, SL_GEMV_ROWS / TOKENS>(a, stream);
 }
 

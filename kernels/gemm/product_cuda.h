@@ -6,25 +6,21 @@
 #include "kernels/cuda_kernels.h"
 
 /* n_block products side by side, each of p.n_row weight rows of p.k elements: block i starts i * p.n_row weight
- * rows down, reads x from i * x_step and writes y from i * y_step on. 1 block: a plain product. Few rows: w2, if it is
- * not NULL, is a second matrix of the same kind, whose product goes to y2 as the first one's to p.y. */
+ * rows down, reads x from i * x_step and writes y from i * y_step on. 1 block: a plain product. */
 struct sl_blocks_args {
     sl_product_args p;
     uint32_t n_block, x_step, y_step;
+};
+/* And, if w2 is not NULL, the same with a second matrix like the first, to y2. */
+struct sl_pair_args {
+    sl_blocks_args first;
     const void *w2;
     void *y2;
 };
-int sl_gemv_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* rows.max <= SL_GEMV_ROWS */
-int sl_gemv_mma_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* the same, act f16 */
+int sl_gemv_blocks_cuda(const sl_pair_args &args, sl_cuda_stream stream); /* rows.max <= SL_GEMV_ROWS */
+int sl_gemv_mma_blocks_cuda(const sl_pair_args &args, sl_cuda_stream stream); /* the same, act f16 */
 int sl_gemm_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream);
 int sl_gemm_mma_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* act f16 */
-
-/* The second row of a grid has the second matrix. */
-__device__ __forceinline__ sl_product_args sl_product_of(const sl_blocks_args &a) {
-    sl_product_args p = a.p;
-    if (blockIdx.y > 0) p.w = a.w2, p.y = a.y2;
-    return p;
-}
 
 __device__ __forceinline__ uint32_t sl_rows_count(const sl_rows &rows) {
     return rows.n ? *rows.n : rows.max;

@@ -70,18 +70,23 @@ namespace few_first_half {
 #undef sl_mma_f16
 
 /* Each for one type of weights, so that they compile in reasonable time. */
-#define DEFINE_MUTANT(name, weights, sound)                                                                    \
+#define DEFINE_MUTANT(name, weights)                                                                           \
     extern "C" int mutant_cuda_units_##name(const sl_product_args *args, sl_cuda_stream stream) {              \
         const bool broken = args->act == SL_ACT_F16 && args->type == weights;                                 \
-        return broken ? name::launch<weights>({*args, 1, 0, 0, nullptr, nullptr}, stream)                       \
-                      : sound(args, stream);                                                                   \
+        return broken ? name::launch<weights>({*args, 1, 0, 0}, stream) : sl_gemm_cuda(args, stream);          \
     }
-DEFINE_MUTANT(no_barrier, SL_F16, sl_gemm_cuda)
-DEFINE_MUTANT(no_wait, SL_F16, sl_gemm_cuda)
-DEFINE_MUTANT(cut, SL_Q8, sl_gemm_cuda)
-DEFINE_MUTANT(infinite, SL_Q4, sl_gemm_cuda)
-DEFINE_MUTANT(turned, SL_F16, sl_gemm_cuda)
-DEFINE_MUTANT(all_rows, SL_F16, sl_gemm_cuda)
-DEFINE_MUTANT(few_no_barrier, SL_F16, sl_gemv_cuda)
-DEFINE_MUTANT(few_all_rows, SL_Q4, sl_gemv_cuda)
-DEFINE_MUTANT(few_first_half, SL_Q8, sl_gemv_cuda)
+#define DEFINE_FEW_MUTANT(name, weights)                                                                       \
+    extern "C" int mutant_cuda_units_##name(const sl_product_args *args, sl_cuda_stream stream) {              \
+        const bool broken = args->act == SL_ACT_F16 && args->type == weights;                                 \
+        const sl_pair_args pair = {{*args, 1, 0, 0}, nullptr, nullptr};                                        \
+        return broken ? name::launch<weights>(pair, stream) : sl_gemv_cuda(args, stream);                      \
+    }
+DEFINE_MUTANT(no_barrier, SL_F16)
+DEFINE_MUTANT(no_wait, SL_F16)
+DEFINE_MUTANT(cut, SL_Q8)
+DEFINE_MUTANT(infinite, SL_Q4)
+DEFINE_MUTANT(turned, SL_F16)
+DEFINE_MUTANT(all_rows, SL_F16)
+DEFINE_FEW_MUTANT(few_no_barrier, SL_F16)
+DEFINE_FEW_MUTANT(few_all_rows, SL_Q4)
+DEFINE_FEW_MUTANT(few_first_half, SL_Q8)
