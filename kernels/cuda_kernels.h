@@ -90,7 +90,8 @@ typedef struct sl_product_args {
  */
 enum { SL_GEMV_ROWS = 16 };
 int sl_gemv_cuda(const sl_product_args *args, sl_cuda_stream stream);
-/* And x times a second matrix like the first to y2, otherwise as the first to y: with f16 activations in the same launch. */
+/* And x times a second matrix like the first to y2, otherwise as the first to y; with f16 activations in the same launch.
+ */
 int sl_gemv_pair_cuda(const sl_product_args *args, const void *w2, void *y2, sl_cuda_stream stream);
 /* Any number of rows, tiles in shared memory: where cuBLAS is absent or the number of rows is known to the
  * device only. f16 activations: on the matrix units, weights of other types rounded to f16 as cuBLAS gets
@@ -112,8 +113,8 @@ typedef struct sl_expand_args {
 } sl_expand_args;
 int sl_expand_cuda(const sl_expand_args *args, sl_cuda_stream stream);
 
-/* y[t][i * b + r] = sum_j w[i][r][j] x[t][i * b + j]: blocks of b x b, f32, f16 or bf16. Up to SL_GEMV_ROWS rows: w2 and
- * y2, if not NULL, a second time with another matrix. */
+/* y[t][i * b + r] = sum_j w[i][r][j] x[t][i * b + j]: blocks of b x b, f32, f16 or bf16. Up to SL_GEMV_ROWS rows a second
+ * time with w2 to y2, if they are not NULL. */
 typedef struct sl_block_args {
     const void *w;
     uint64_t w_row_bytes;
