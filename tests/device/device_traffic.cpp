@@ -89,6 +89,12 @@ void count(instruction &one) {
     }
 }
 
+bool is_builtin(const void *p) {
+    return p == &threadIdx.x || p == &threadIdx.y || p == &threadIdx.z || p == &blockIdx.x || p == &blockIdx.y ||
+           p == &blockIdx.z || p == &blockDim.x || p == &blockDim.y || p == &blockDim.z || p == &gridDim.x ||
+           p == &gridDim.y || p == &gridDim.z;
+}
+
 void write_places(void) {
     for (const auto &entry : places)
         fprintf(file, "%lx %s %s %lu %lu %lu %lu\n", static_cast<unsigned long>(entry.first >> 2),
@@ -108,7 +114,7 @@ void sl_traffic_open(void) {
 }
 
 void sl_traffic_access(unsigned thread, const void *p, size_t n_bytes, bool writes, bool shared, uint32_t code) {
-    if (!file)
+    if (!file || is_builtin(p))
         return;
     const unsigned number = n_done[mix(code, thread)]++;
     instruction &one = instructions[mix(mix(code, thread / 32), number)];

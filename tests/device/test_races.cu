@@ -1,6 +1,10 @@
-/* The watch for races tested (device_races.h): what is one, and what is none. */
+/* The watch for races tested (device_races.h), what is one and what is none; and the count of what warps ask of memory
+ * (device_traffic.cpp). */
 #include "device_check.h"
 #include "kernels/mma_cuda.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 int sl_check_failures;
 
@@ -132,7 +136,63 @@ static void expect(kind what, unsigned n_block, const char *text) {
     }
 }
 
+/* ---- traffic ------------------------------------------------------------------------------------- */
+
+struct traffic_args {
+    const float *x; /* [64] */
+    float2 *y;      /* [64 * 8] */
+};
+
+/* Two warps: 4-byte words in order; four lanes to a bank; eight bytes in order; and each in a sector of its own. */
+static __global__ void traffic_kernel(traffic_args a) {
+    SL_SHARED(float, shared);
+    const unsigned i = threadIdx.x;
+    shared[4 * i] = a.x[i];
+    __syncthreads();
+    const float v = shared[4 * (i ^ 1)];
+    __syncthreads();
+    reinterpret_cast<float2 *>(shared)[i] = make_float2(v, v);
+    a.y[8 * i] = make_float2(v, v);
+}
+
+/* "device reads 2 256 8 8" for each place: instructions, bytes, sectors or passes, how many would do. */
+static void count_traffic(const char *path) {
+    setenv("SLUICE_DEVICE_TRAFFIC", path, 1); /* read at the first launch, written at the end */
+    const traffic_args a = {device_array<float>(64), device_array<float2>(512)};
+    CHECK(sl_launch(traffic_kernel, dim3(1), dim3(64), 256 * sizeof(float), nullptr, a) == 0);
+    CHECK(cudaDeviceSynchronize() == cudaSuccess);
+    exit(sl_check_failures);
+}
+
+static void test_traffic(void) {
+    static const char *const wanted[] = {"device reads 2 256 8 8", "shared writes 2 256 8 2", "shared reads 2 256 8 2",
+                                         "shared writes 2 512 4 4", "device writes 2 512 64 16"};
+    char path[] = "/tmp/sluice-traffic-XXXXXX", line[256];
+    const int file = mkstemp(path);
+    int status = -1;
+    const pid_t child = fork();
+    if (child == 0)
+        count_traffic(path);
+    CHECK(file >= 0 && waitpid(child, &status, 0) == child && status == 0);
+    FILE *lines = fdopen(file, "r");
+    unsigned n = 0, n_known = 0;
+    while (lines && fgets(line, sizeof line, lines)) {
+        const char *rest = strchr(line, ' ');
+        bool known = false;
+        for (const char *w : wanted)
+            known = known || (rest && strncmp(rest + 1, w, strlen(w)) == 0);
+        if (!known)
+            fprintf(stderr, "traffic: %s", line);
+        n++, n_known += known;
+    }
+    CHECK(n == 5 && n_known == 5);
+    if (lines)
+        fclose(lines);
+    unlink(path);
+}
+
 int main() {
+    test_traffic();
     expect(OTHER_WARP, 1, "unordered");
     expect(BARRIER, 2, nullptr);
     expect(SAME_WARP, 1, "unordered");
