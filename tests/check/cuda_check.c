@@ -55,6 +55,10 @@ void *cuda_put(const void *from, size_t n_bytes, size_t align) {
     return to;
 }
 
+void cuda_set(void *device, const void *from, size_t n_bytes) {
+    must("cudaMemcpy", cudaMemcpy(device, from, n_bytes, cudaMemcpyHostToDevice));
+}
+
 void cuda_get(void *to, const void *device, size_t n_bytes) {
     if (n_bytes) must("cudaMemcpy", cudaMemcpy(to, device, n_bytes, cudaMemcpyDeviceToHost));
 }

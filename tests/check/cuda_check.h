@@ -49,6 +49,7 @@ static inline double cuda_rounding(sl_act act, double x) {
  * most 256) that the start is aligned to: on the test device reading past it is a fault. */
 void *cuda_new(size_t n_bytes, size_t align);
 void *cuda_put(const void *from, size_t n_bytes, size_t align);
+void cuda_set(void *device, const void *from, size_t n_bytes);
 void cuda_get(void *to, const void *device, size_t n_bytes);
 
 /* Rows of n activations at 16-byte aligned starts, *stride elements apart, with 0xFF between them; in f16 rounded to
