@@ -69,7 +69,7 @@ typedef enum sl_product_out {
 } sl_product_out;
 
 /* sum[t][r] = bias[r] + gain sum_i w[r][i] x[t][i], t < rows, r < n_row, weights of any type (types.h) expanded
- * exactly (but see sl_gemm_cuda). */
+ * exactly, or rounded to f16 beside f16 activations. */
 typedef struct sl_product_args {
     const void *w;
     uint64_t w_row_bytes;
@@ -94,8 +94,7 @@ int sl_gemv_cuda(const sl_product_args *args, sl_cuda_stream stream);
  */
 int sl_gemv_pair_cuda(const sl_product_args *args, const void *w2, void *y2, sl_cuda_stream stream);
 /* Any number of rows, tiles in shared memory: where cuBLAS is absent or the number of rows is known to the
- * device only. f16 activations: on the matrix units, weights of other types rounded to f16 as cuBLAS gets
- * them. */
+ * device only. f16 activations: on the matrix units. */
 int sl_gemm_cuda(const sl_product_args *args, sl_cuda_stream stream);
 /* What remains after cuBLAS has put x W^T into sum [rows.max, sum_stride] (f32): bias and the three kinds of
  * output. */
@@ -113,8 +112,8 @@ typedef struct sl_expand_args {
 } sl_expand_args;
 int sl_expand_cuda(const sl_expand_args *args, sl_cuda_stream stream);
 
-/* y[t][i * b + r] = sum_j w[i][r][j] x[t][i * b + j]: blocks of b x b, f32, f16 or bf16. Up to SL_GEMV_ROWS rows a second
- * time with w2 to y2, if they are not NULL. */
+/* y[t][i * b + r] = sum_j w[i][r][j] x[t][i * b + j]: blocks of b x b, f32, f16 or bf16. A second time with w2 to y2, if
+ * they are not NULL; in the same launch as sl_gemv_pair_cuda. */
 typedef struct sl_block_args {
     const void *w;
     uint64_t w_row_bytes;

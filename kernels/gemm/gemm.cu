@@ -48,7 +48,8 @@ template <sl_type type> __global__ void __launch_bounds__(N_THREAD, 3) gemm_kern
     const uint32_t block = blockIdx.x / n_tile, r0 = blockIdx.x % n_tile * TILE, t0 = blockIdx.y * TILE;
     if (t0 >= n) return;
 
-    const uint32_t row = threadIdx.x / 4, depth = threadIdx.x % 4 * 8; /* what this thread loads */
+    /* What this thread loads. A warp has a row in each bank of a tile's column. */
+    const uint32_t row = threadIdx.x % TILE, depth = threadIdx.x / TILE * 8;
     const bool has_w = r0 + row < p.n_row, has_x = t0 + row < n;
     const unsigned char *w = (const unsigned char *)p.w + ((size_t)block * p.n_row + r0 + (has_w ? row : 0))
         * p.w_row_bytes;

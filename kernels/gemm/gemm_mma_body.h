@@ -10,7 +10,7 @@
  *
  * What bounds it: per element of the depth 128 x 128 products are made of 512 bytes from the second-level cache, 64
  * operations a byte (64 x 128: 43), and a warp's 64 x 64 of them of 8 matrix loads to 32 products (32 x 64: 6 to 16).
- * 96 KB of shared memory allow a block per SM of 164 KB and two of 228 KB, as registers do.
+ * 96 KB of shared memory allow a block per SM of 164 KB and two of 228 KB; so do registers for f16, in eight warps one.
  *
  * Blocks beyond the number of rows leave at once. Each sum runs over its elements in the same order,
  * whatever its tile holds beside it and however wide that is. Included by gemm_mma.cu, and by the

@@ -157,10 +157,7 @@ static int launch_one(const sl_blocks_args &a, sl_cuda_stream stream) {
 int sl_gemv_blocks_cuda(const sl_pair_args &a, sl_cuda_stream stream) {
     if (a.first.p.act == SL_ACT_F16) return sl_gemv_mma_blocks_cuda(a, stream);
     const int status = launch_one(a.first, stream);
-    if (status || !a.w2) return status;
-    sl_blocks_args second = a.first;
-    second.p.w = a.w2, second.p.y = a.y2;
-    return launch_one(second, stream);
+    return status || !a.both ? status : launch_one(sl_second_of(a), stream);
 }
 
 int sl_gemv_cuda(const sl_product_args *args, sl_cuda_stream stream) {
@@ -168,5 +165,5 @@ int sl_gemv_cuda(const sl_product_args *args, sl_cuda_stream stream) {
 }
 
 int sl_gemv_pair_cuda(const sl_product_args *args, const void *w2, void *y2, sl_cuda_stream stream) {
-    return sl_gemv_blocks_cuda({{*args, 1, 0, 0}, w2, y2}, stream);
+    return sl_gemv_blocks_cuda(sl_pair_of({*args, 1, 0, 0}, w2, y2), stream);
 }

@@ -85,10 +85,11 @@ template <int n_tile> __device__ __forceinline__ void multiply(const piece<n_til
 struct share {
     const unsigned char *row[2];
     uint32_t k, split; /* of n_split: which steps */
-    bool w_aligned, x_aligned;
+    bool x_aligned;
 };
 
-template <sl_type type, int n_tile, int n_split>
+/* w_aligned is no condition inside: the code for other rows would be issued with it, predicated off. */
+template <sl_type type, int n_tile, int n_split, bool w_aligned>
 __device__ __forceinline__ void sum_up(const share &s, const rows_of_x<n_tile> &x, uint32_t q, float sum[n_tile][4]) {
     constexpr int n_flight = n_tile > 1 || type == SL_F32 ? 2 : 4, n_piece = sl_chunk<type>::n_piece;
     constexpr uint32_t STEP = 8 * n_piece * CHUNKS; /* elements */
@@ -103,8 +104,8 @@ __device__ __forceinline__ void sum_up(const share &s, const rows_of_x<n_tile> &
         for (int f = 0; f < n_flight; f++) {
             const uint32_t c = (step + n_split * f) * CHUNKS + q;
             if (step + n_split * f >= n_whole) continue;
-            chunk[f][0].load(s.row[0], groups, c, s.w_aligned);
-            chunk[f][1].load(s.row[1], groups, c, s.w_aligned);
+            chunk[f][0].load(s.row[0], groups, c, w_aligned);
+            chunk[f][1].load(s.row[1], groups, c, w_aligned);
         }
 #pragma unroll
         for (int f = 0; f < n_flight; f++) {
@@ -152,7 +153,8 @@ __global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_pair_args pair
     constexpr uint32_t n_split = N_WARP / n_side, rows = ROWS * n_side;
     const sl_blocks_args &a = pair.first;
     sl_product_args p = a.p;
-    if (blockIdx.y > 0) p.w = pair.w2, p.y = pair.y2;
+    p.w = (const char *)p.w + (blockIdx.y > 0 ? pair.w_on : 0);
+    p.y = (char *)p.y + (blockIdx.y > 0 ? pair.y_on : 0);
     const uint32_t n = sl_rows_count(p.rows), n_group = (p.n_row + rows - 1) / rows;
     const uint32_t block = blockIdx.x / n_group, r0 = blockIdx.x % n_group * rows;
     if (n == 0) return;
@@ -167,13 +169,13 @@ __global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_pair_args pair
     }
     s.k = p.k;
     s.split = warp / n_side;
-    s.w_aligned = ((uintptr_t)p.w | p.w_row_bytes) % 16 == 0;
     s.x_aligned = ((uintptr_t)x_start | p.x_stride * 2) % 16 == 0;
     rows_of_x<n_tile> x;
 #pragma unroll
     for (uint32_t j = 0; j < n_tile; j++) x.row[j] = x_start + (g + TOKENS * j < n ? g + TOKENS * j : 0) * p.x_stride;
     float sum[n_tile][4] = {};
-    sum_up<type, n_tile, n_split>(s, x, q, sum);
+    if (((uintptr_t)p.w | p.w_row_bytes) % 16 == 0) sum_up<type, n_tile, n_split, true>(s, x, q, sum);
+    else sum_up<type, n_tile, n_split, false>(s, x, q, sum);
     keep_sums<n_tile>(parts + warp, g, q, sum);
     __syncthreads();
 
@@ -190,7 +192,7 @@ __global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_pair_args pair
 
 template <sl_type type, int n_tile, int n_side> int launch_sides(const sl_pair_args &a, sl_cuda_stream stream) {
     const unsigned n_group = (a.first.p.n_row + ROWS * n_side - 1) / (ROWS * n_side);
-    return sl_launch(gemv_mma_kernel<type, n_tile, n_side>, dim3(n_group * a.first.n_block, a.w2 ? 2 : 1),
+    return sl_launch(gemv_mma_kernel<type, n_tile, n_side>, dim3(n_group * a.first.n_block, a.both ? 2 : 1),
                      dim3(N_THREAD), 0, stream, a);
 }
 

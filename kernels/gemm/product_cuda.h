@@ -11,12 +11,26 @@ struct sl_blocks_args {
     sl_product_args p;
     uint32_t n_block, x_step, y_step;
 };
-/* And, if w2 is not NULL, the same with a second matrix like the first, to y2. */
+/* And, if both, the same with a second matrix like the first. It lies w_on bytes from the first and its y y_on: of two
+ * pointers to choose from, nvcc no longer knows that they are to global memory. */
 struct sl_pair_args {
     sl_blocks_args first;
-    const void *w2;
-    void *y2;
+    bool both;
+    int64_t w_on, y_on;
 };
+/* w2 may be NULL: no second one. */
+static inline sl_pair_args sl_pair_of(const sl_blocks_args &first, const void *w2, void *y2) {
+    const uintptr_t w = reinterpret_cast<uintptr_t>(first.p.w), y = reinterpret_cast<uintptr_t>(first.p.y);
+    return {first, w2 != nullptr, static_cast<int64_t>(reinterpret_cast<uintptr_t>(w2) - w),
+            static_cast<int64_t>(reinterpret_cast<uintptr_t>(y2) - y)};
+}
+static inline sl_blocks_args sl_second_of(const sl_pair_args &pair) {
+    sl_blocks_args second = pair.first;
+    second.p.w = static_cast<const char *>(second.p.w) + pair.w_on;
+    second.p.y = static_cast<char *>(second.p.y) + pair.y_on;
+    return second;
+}
+
 int sl_gemv_blocks_cuda(const sl_pair_args &args, sl_cuda_stream stream); /* rows.max <= SL_GEMV_ROWS */
 int sl_gemv_mma_blocks_cuda(const sl_pair_args &args, sl_cuda_stream stream); /* the same, act f16 */
 int sl_gemm_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream);

@@ -204,7 +204,8 @@ template <class T> __global__ void __launch_bounds__(THREADS) scan_s6(s6_launch 
         at.n = min(l.tile, n_tok - from);
         walk_tile<T>(l, at, m, head, from == 0, from + at.n == n_tok, v);
         for (uint32_t t = threadIdx.x / WARP; t < at.n; t += blockDim.x / WARP)
-            sl_s6_finish<T>(a, at.row + t, at.head, m.y + t * l.n_width * l.width); /* not staged over: only walk writes y */
+            sl_s6_finish<T>(a, at.row + t, at.head, m.y + t * l.n_width * l.width);
+        /* The next tile writes y behind its first barrier. */
     }
 }
 

@@ -261,6 +261,10 @@ static bool is_pair(const sl_cuda_pass *pass, const sl_node *node, const sl_node
         next->domain != node->domain || pass->batch->n_tok > SL_GEMV_ROWS)
         return false;
     const sl_linear *a = &node->u.linear, *b = &next->u.linear;
+    /* A value that nobody reads later may share its place with what the next node writes. */
+    const sl_cuda_plan *plan = &pass->device->plan;
+    if (node->out == SL_NO_VALUE || plan->values[plan->alias[node->out]].last <= (size_t)(next - pass->graph->nodes))
+        return false;
     return a->x == b->x && !a->bias && !b->bias && !a->head && !b->head && a->acc == SL_NO_VALUE &&
            b->acc == SL_NO_VALUE && a->w->type == b->w->type && a->w->row_bytes == b->w->row_bytes &&
            sl_spec_rows(&a->w->spec) == sl_spec_rows(&b->w->spec) &&

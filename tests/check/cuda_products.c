@@ -376,12 +376,26 @@ void check_cuda_store(check *c) { check_nothing(c, STORE), check_products(c, STO
 
 /* ---- block-diagonal products -------------------------------------------------------------------- */
 
+/* y [max, e] of blocks of b, of which n rows were to be written. */
+static void check_block_rows(check *c, const weights *w, sl_act act, const float *x, const float *y, uint32_t max,
+                             uint32_t n) {
+    const uint32_t e = (uint32_t)w->n_row, b = (uint32_t)w->k;
+    for (uint32_t i = 0; i < max * e && !c->failed; i++) {
+        const uint32_t t = i / e, row = i % e;
+        const bool units = act == SL_ACT_F16;
+        const float *w_row = w->value + (size_t)row * b, *x_row = x + (size_t)t * e + row / b * b;
+        const bounded want = rounded((units ? dot_on_units : dot)(w_row, x_row, b, 0, 0), act);
+        if (t < n) check_near(c, "y", i, y[i], want.value, want.bound);
+        else if (!isnan(y[i])) check_fail(c, "y[%u] of row %u, which is none of the rows, was written", i, t);
+    }
+}
+
 static void check_blocks(check *c, sl_type type, sl_act act, uint32_t n_block, uint32_t b, uint32_t max,
-                         uint32_t n) {
-    check_case(c, "%s %s, %u blocks of %u, rows %u of %u", sl_type_name(type),
-               cuda_act_name(act), n_block, b, n, max);
+                         uint32_t n, bool both) {
+    check_case(c, "%s %s, %u blocks of %u, rows %u of %u%s", sl_type_name(type),
+               cuda_act_name(act), n_block, b, n, max, both ? ", two matrices" : "");
     const uint32_t e = n_block * b;
-    const weights w = make_weights(c, type, e, b, 0);
+    const weights w = make_weights(c, type, e, b, 0), w2 = make_weights(c, type, e, b, 0);
     float *x = make_values(c, act, (size_t)max * e), *y = check_buffer(c, (size_t)max * e * sizeof *y);
     sl_block_args a = { .w = w.device,
                         .w_row_bytes = w.row_bytes,
@@ -392,16 +406,14 @@ static void check_blocks(check *c, sl_type type, sl_act act, uint32_t n_block, u
                         .rows = { .max = max } };
     a.x = cuda_put_rows(act, x, e, e, max, &a.x_stride);
     a.y = cuda_new_rows(act, e, max, &a.y_stride);
+    if (both) a.w2 = w2.device, a.y2 = cuda_new_rows(act, e, max, &a.y_stride);
     if (n < max) a.rows.n = cuda_put(&n, sizeof n, 4);
     cuda_run(cuda.block_linear(&a, NULL));
     cuda_get_rows(act, y, e, e, max, a.y, a.y_stride);
-    for (uint32_t i = 0; i < max * e && !c->failed; i++) {
-        const uint32_t t = i / e, row = i % e;
-        const bool units = act == SL_ACT_F16;
-        const float *w_row = w.value + (size_t)row * b, *x_row = x + (size_t)t * e + row / b * b;
-        const bounded want = rounded((units ? dot_on_units : dot)(w_row, x_row, b, 0, 0), act);
-        if (t < n) check_near(c, "y", i, y[i], want.value, want.bound);
-        else if (!isnan(y[i])) check_fail(c, "y[%u] of row %u, which is none of the rows, was written", i, t);
+    check_block_rows(c, &w, act, x, y, max, n);
+    if (both) {
+        cuda_get_rows(act, y, e, e, max, a.y2, a.y_stride);
+        check_block_rows(c, &w2, act, x, y, max, n);
     }
     cuda_free();
     check_end(c);
@@ -413,7 +425,7 @@ void check_cuda_block_linear(check *c) {
         const uint32_t n_block = 1 + (uint32_t)check_index(c, 5),
                        max = 1 + (uint32_t)check_index(c, i % 2 ? 16 : 40);
         check_blocks(c, (sl_type)(i % 3), (sl_act)(i / 3 % 2), n_block, widths[i / 6], max,
-                     i % 4 ? max : (uint32_t)check_index(c, max));
+                     i % 4 ? max : (uint32_t)check_index(c, max), i % 2);
     }
 }
 

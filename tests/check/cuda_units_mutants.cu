@@ -78,7 +78,7 @@ namespace few_first_half {
 #define DEFINE_FEW_MUTANT(name, weights)                                                                       \
     extern "C" int mutant_cuda_units_##name(const sl_product_args *args, sl_cuda_stream stream) {              \
         const bool broken = args->act == SL_ACT_F16 && args->type == weights;                                 \
-        const sl_pair_args pair = {{*args, 1, 0, 0}, nullptr, nullptr};                                        \
+        const sl_pair_args pair = sl_pair_of({*args, 1, 0, 0}, nullptr, nullptr);                              \
         return broken ? name::launch<weights>(pair, stream) : sl_gemv_cuda(args, stream);                      \
     }
 DEFINE_MUTANT(no_barrier, SL_F16)

@@ -427,6 +427,7 @@ bool sl_grid_run(const sl_grid *grid, const void *args, unsigned long seed) {
         sl_fiber *fiber = take_fiber();
         if (!fiber) {
             sl_fault_set("no memory for a stack of the test device");
+            sl_races_end_launch();
             return false;
         }
         block.running = fiber;

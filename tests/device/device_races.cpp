@@ -1,10 +1,12 @@
-/* What is kept of every two bytes (and which of them are meant): the last write, and the reads since. A thread's accesses are numbered by two clocks:
+/* What is kept of every two bytes (and which of them are meant): the last plain and the last atomic write, and the reads
+ * since. A thread's accesses are numbered by two clocks:
  * barriers of its block, and between two of them, for each lane of its warp, how much of that lane's past it has met
- * with (a vector clock of 32). Kept is what a check needs to be exact between warps and between blocks; of the reads
- * within a warp only those of the last warp that read are kept.
+ * with (a vector clock of 32). Kept is what a check needs to be exact between warps and between blocks, for accesses of two
+ * bytes and more (of single bytes side by side the watch may see too much or too little); of the reads within a warp only
+ * those of the last warp that read are kept, and of its lanes those that have met alike.
  *
  * SLUICE_DEVICE_BARRIERS=file: for every __syncthreads in the code, how often it was passed, and whether two accesses
- * were ever seen that would have been a race without it (tests/device/races reads it). */
+ * were ever seen that would have been a race without it (tests/device/barriers reads it). */
 #ifdef SL_RACES
 #include "device_races.h"
 
@@ -30,12 +32,18 @@ struct moment {
     uint32_t code; /* offset in the program */
 };
 
+struct written {
+    moment at;
+    uint16_t thread;
+    uint8_t bytes; /* which of the granule's, as a mask */
+};
+
 struct slot {
-    moment write, read;
+    written plain, atomic;
+    moment read;
     uint32_t read_warps, read_lanes; /* in the epoch of read; lanes: of the warp of read_thread */
-    uint16_t write_thread, read_thread;
-    uint8_t write_bytes, read_bytes; /* which of the granule's, as a mask */
-    bool atomic;
+    uint16_t read_thread;
+    uint8_t read_bytes;
 };
 
 struct page {
@@ -145,15 +153,15 @@ bool counts(const touch *a, const moment *m) {
     return m->launch == races.launch && (!a->of_block || m->block == races.block);
 }
 
-void check_against_write(const touch *a, const slot *s) {
-    if (!counts(a, &s->write) || !(a->bytes & s->write_bytes) || (races.atomic && s->atomic))
+void check_against_write(const touch *a, const written *w) {
+    if (!counts(a, &w->at) || !(a->bytes & w->bytes))
         return;
-    if (s->write.block != races.block)
-        report(a->thread, a->p, a->writes, "wrote", &s->write, s->write_thread, a->code);
-    if (s->write.epoch == races.epoch && !ordered(a->thread, s->write_thread, &s->write))
-        report(a->thread, a->p, a->writes, "wrote", &s->write, s->write_thread, a->code);
-    if (s->write_thread != a->thread)
-        note_need(&s->write);
+    if (w->at.block != races.block)
+        report(a->thread, a->p, a->writes, "wrote", &w->at, w->thread, a->code);
+    if (w->at.epoch == races.epoch && !ordered(a->thread, w->thread, &w->at))
+        report(a->thread, a->p, a->writes, "wrote", &w->at, w->thread, a->code);
+    if (w->thread != a->thread)
+        note_need(&w->at);
 }
 
 void check_against_reads(const touch *a, const slot *s) {
@@ -198,18 +206,23 @@ void keep_read(const touch *a, slot *s) {
     s->read_bytes |= a->bytes;
 }
 
+/* Atomics are held to plain accesses only. What a plain write was ordered behind, later accesses are held to by it. */
 void visit(const touch *a, slot *s) {
-    check_against_write(a, s);
+    check_against_write(a, &s->plain);
+    if (!races.atomic)
+        check_against_write(a, &s->atomic);
     if (!a->writes) {
-        keep_read(a, s);
+        if (!races.atomic) /* an atomic's read is part of its write */
+            keep_read(a, s);
         return;
     }
     check_against_reads(a, s);
-    s->write = now(a);
-    s->write_thread = static_cast<uint16_t>(a->thread);
-    s->write_bytes = a->bytes;
-    s->atomic = races.atomic;
-    s->read.launch = 0; /* later accesses are held to this write */
+    written *w = races.atomic ? &s->atomic : &s->plain;
+    w->at = now(a);
+    w->thread = static_cast<uint16_t>(a->thread);
+    w->bytes = a->bytes;
+    if (!races.atomic)
+        s->read.launch = s->atomic.at.launch = 0;
 }
 
 /* The watched page at an address; the last few are remembered. */

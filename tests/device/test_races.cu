@@ -21,6 +21,8 @@ enum kind {
     BLOCKS_READ,
     BLOCKS_ADD,
     ADD_AND_READ,
+    SET_AND_ADD,
+    BLOCKS_SET_AND_ADD,
     BYTES,
     COPY,
     COPY_WAIT,
@@ -69,6 +71,10 @@ static __device__ void between_blocks(const race_args &a) {
         atomicAdd(a.y + i % 4, 1u);
     if (a.what == ADD_AND_READ && i == 0)
         a.y[32] = a.y[1];
+    if ((a.what == SET_AND_ADD || (a.what == BLOCKS_SET_AND_ADD && b == 0)) && i == 0)
+        a.y[0] = 0;
+    if (a.what == SET_AND_ADD || a.what == BLOCKS_SET_AND_ADD)
+        atomicAdd(a.y, 1u);
     if (a.what == BYTES && b == 0)
         reinterpret_cast<unsigned char *>(a.y)[i] = static_cast<unsigned char>(i);
 }
@@ -206,6 +212,8 @@ int main() {
     expect(BLOCKS_READ, 2, "block");
     expect(BLOCKS_ADD, 2, nullptr);
     expect(ADD_AND_READ, 2, "unordered");
+    expect(SET_AND_ADD, 1, "unordered");
+    expect(BLOCKS_SET_AND_ADD, 2, "block");
     expect(BYTES, 1, nullptr);
     expect(COPY, 1, "wrote");
     expect(COPY_WAIT, 1, nullptr);
