@@ -345,9 +345,10 @@ static sl_status copy_input(sl_device *d, sl_error *err) {
 
 static sl_status launch_nodes(const sl_cuda_pass *pass, sl_error *err) {
     const sl_node *node = pass->graph->nodes;
-    char what[64];
+    char what[192];
     cudaError_t e = (cudaError_t)sl_cuda_launch_nodes(pass, &node);
-    snprintf(what, sizeof what, "launching %s of layer %u", sl_op_name(node->op), node->layer);
+    snprintf(what, sizeof what, "launching %s of layer %u%s", sl_op_name(node->op), node->layer,
+             pass->device->blas.trouble);
     return failed(pass->device, e, what, err);
 }
 

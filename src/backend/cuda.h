@@ -110,7 +110,7 @@ struct sl_device {
     int ordinal;
     bool kv_f16;
     sl_status failed;        /* SL_OK, or what every further call returns */
-    char failure[200];
+    char failure[320];
     char note[160];          /* why there is no cuBLAS; empty: there is */
     cudaStream_t stream;
     cudaEvent_t input_free;  /* the last copy from the pinned input is done */

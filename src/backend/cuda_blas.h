@@ -6,7 +6,8 @@
 
 typedef struct sl_blas {
     void *handle;
-    char name[64]; /* "cuBLAS 12.6.4", or why there is none */
+    char name[64];     /* "cuBLAS 12.6.4", or why there is none */
+    char trouble[112]; /* of the last product that failed: "; cuBLAS status 7, ..."; empty: none has */
     /* y[t][r] = sum_i w[r][i] x[t][i]: w [n_row, w_stride] and x [n_tok, x_stride] of type act, y [n_tok,
      * y_stride] of type act or f32; sums in f32 (no TF32, no parts of them in f16). Device pointers, strides in
      * elements. Returns 0 or cuBLAS's status. */

@@ -5,8 +5,9 @@
 
 #include "backend/cuda.h"
 #include "backend/devices.h"
+#include "os/os.h"
 
-enum { ROUNDS = 5, WORKSPACE = 32 << 20 };
+enum { ROUNDS = 15, COPIES = 4 /* in a round */, WORKSPACE = 32 << 20 };
 
 /* Sizes of a real device; the test device only shows that the path works. */
 static size_t copy_bytes(void) { return (size_t)1 << (sl_cuda_is_test_device() ? 16 : 30); }
@@ -46,8 +47,10 @@ static void close_probe(probe *p) {
 }
 
 static cudaError_t copy_once(probe *p) {
-    return cudaMemcpyAsync(p->block, p->block + copy_bytes(), copy_bytes(), cudaMemcpyDeviceToDevice,
-                           p->stream);
+    cudaError_t e = cudaSuccess;
+    for (int i = 0; i < COPIES && e == cudaSuccess; i++)
+        e = cudaMemcpyAsync(p->block, p->block + copy_bytes(), copy_bytes(), cudaMemcpyDeviceToDevice, p->stream);
+    return e;
 }
 
 static cudaError_t multiply_once(probe *p) {
@@ -64,10 +67,21 @@ static int by_value(const void *a, const void *b) {
     return (*x > *y) - (*x < *y);
 }
 
-/* The median of some rounds after one that does not count, in seconds. */
+/* An idle GPU has slow clocks, and one that has just begun to work has faster ones than it can keep. */
+static cudaError_t warm_up(probe *p, cudaError_t (*once)(probe *)) {
+    const double until = sl_os_seconds() + (sl_cuda_is_test_device() ? 0 : 0.3);
+    cudaError_t e;
+    do {
+        e = once(p);
+        if (e == cudaSuccess) e = cudaStreamSynchronize(p->stream);
+    } while (e == cudaSuccess && sl_os_seconds() < until);
+    return e;
+}
+
+/* The median of some rounds, in seconds. */
 static cudaError_t clock_rounds(probe *p, cudaError_t (*once)(probe *), double *seconds) {
     float ms[ROUNDS];
-    cudaError_t e = once(p);
+    cudaError_t e = warm_up(p, once);
     for (size_t i = 0; i < ROUNDS && e == cudaSuccess; i++) {
         e = cudaEventRecord(p->from, p->stream);
         if (e == cudaSuccess) e = once(p);
@@ -103,11 +117,11 @@ sl_status sl_cuda_probe_run(int ordinal, sl_cuda_probe *out, sl_error *err) {
     if (e == cudaSuccess) e = fill(&p, SL_F16);
     if (e == cudaSuccess) e = clock_rounds(&p, copy_once, &seconds);
     if (e == cudaSuccess && seconds > 0)
-        out->copy_gbps = 2e-9 * (double)copy_bytes() / seconds; /* read and written */
+        out->copy_gbps = 2e-9 * COPIES * (double)copy_bytes() / seconds; /* read and written */
     if (e == cudaSuccess && sl_blas_open(&p.blas, p.stream, p.block, sl_cuda_is_test_device() ? 0 : WORKSPACE))
         e = multiply(&p, out);
     snprintf(out->blas, sizeof out->blas, "%s", p.blas.name);
     close_probe(&p);
     if (e == cudaSuccess) return SL_OK;
-    return sl_fail(err, SL_E_DEVICE, "cuda:%d: measuring it: %s", ordinal, cudaGetErrorString(e));
+    return sl_fail(err, SL_E_DEVICE, "cuda:%d: measuring it: %s%s", ordinal, cudaGetErrorString(e), p.blas.trouble);
 }

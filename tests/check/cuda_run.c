@@ -89,14 +89,31 @@ static bool has_device(void) {
     return wait_child(child, "the search for devices");
 }
 
+/* A check under way in a process of its own; out: what it writes, until it has ended (NULL: at once). */
+typedef struct job { pid_t child; const char *name; FILE *out; } job;
+
+static job start_child(const cuda_check *k, void (*plant)(void), uint64_t seed, FILE *out) {
+    const job j = { fork_flushed(), k->v.name, out };
+    if (j.child != 0) return j;
+    if (out && (dup2(fileno(out), STDOUT_FILENO) < 0 || dup2(fileno(out), STDERR_FILENO) < 0)) _exit(1);
+    if (plant) plant();
+    end_child(check_run(&k->v, test_of(k), seed, plant != NULL) == 0);
+    return j;
+}
+
 /* True: it passed. */
+static bool end_job(const job *j) {
+    const bool good = wait_child(j->child, j->name);
+    if (!j->out) return good;
+    rewind(j->out);
+    for (int c; (c = getc(j->out)) != EOF;) putc(c, stderr);
+    fclose(j->out);
+    return good;
+}
+
 static bool run_child(const cuda_check *k, void (*plant)(void), uint64_t seed) {
-    const pid_t child = fork_flushed();
-    if (child == 0) {
-        if (plant) plant();
-        end_child(check_run(&k->v, test_of(k), seed, plant != NULL) == 0);
-    }
-    return wait_child(child, k->v.name);
+    const job j = start_child(k, plant, seed, NULL);
+    return end_job(&j);
 }
 
 /* Every kernel of kernels.def has a check. */
@@ -111,13 +128,21 @@ static size_t check_covered(void) {
     return n_failed;
 }
 
-tally check_cuda_all(const char *name, uint64_t seed) {
+enum { MAX_JOB = 64 };
+
+tally check_cuda_all(const char *name, uint64_t seed, size_t n_job) {
     tally all = { 0, *name ? 0 : check_covered() };
+    job jobs[MAX_JOB] = { { 0 } };
+    n_job = n_job < 1 ? 1 : n_job > MAX_JOB ? MAX_JOB : n_job;
     if (!has_device()) return all;
     for (size_t i = 0; i < N_CHECK; i++) {
         if (!strstr(checks[i].v.name, name)) continue;
-        all.n_failed += !run_child(&checks[i], NULL, seed);
-        all.n_run++;
+        job *j = &jobs[all.n_run++ % n_job];
+        if (j->child) all.n_failed += !end_job(j);
+        *j = start_child(&checks[i], NULL, seed, n_job > 1 ? tmpfile() : NULL);
+    }
+    for (size_t i = 0; i < n_job; i++) {
+        if (jobs[i].child) all.n_failed += !end_job(&jobs[i]);
     }
     return all;
 }

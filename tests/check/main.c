@@ -1,6 +1,6 @@
 /* sl_check: runs every kernel variant of kernels.def that this machine has against its reference.
  *
- *   sl_check [--seed N] [NAME]      test all variants whose name contains NAME
+ *   sl_check [--seed N] [NAME]      test all variants whose name contains NAME; --jobs N: N CUDA kernels at a time
  *   sl_check --bench [NAME]         time them
  *   sl_check --mutants [NAME]       test the broken kernels of mutants.def: each must be caught
  *   sl_check --list                 name them
@@ -43,7 +43,9 @@ static const variant mutants[] = {
 enum { N_VARIANT = sizeof variants / sizeof *variants, N_MUTANT = sizeof mutants / sizeof *mutants };
 
 #ifndef SL_CUDA
-tally check_cuda_all(const char *name, uint64_t seed) { return (void)name, (void)seed, (tally){ 0, 0 }; }
+tally check_cuda_all(const char *name, uint64_t seed, size_t n_job) {
+    return (void)name, (void)seed, (void)n_job, (tally){ 0, 0 };
+}
 tally check_cuda_mutants(const char *name, uint64_t seed) { return (void)name, (void)seed, (tally){ 0, 0 }; }
 void check_cuda_list(void) {}
 #endif
@@ -116,7 +118,7 @@ static size_t check_tables(unsigned features) {
     }
 }
 
-static size_t run_all(const char *name, bool bench, uint64_t seed, unsigned features) {
+static size_t run_all(const char *name, bool bench, uint64_t seed, size_t n_job, unsigned features) {
     size_t n_failed = bench ? 0 : check_tables(features), n_run = 0, n_absent = 0;
     for (size_t i = 0; i < N_VARIANT; i++) {
         const variant *v = &variants[i];
@@ -132,7 +134,7 @@ static size_t run_all(const char *name, bool bench, uint64_t seed, unsigned feat
             n_run++;
         }
     }
-    const tally device = bench ? (tally){ 0, 0 } : check_cuda_all(name, seed);
+    const tally device = bench ? (tally){ 0, 0 } : check_cuda_all(name, seed, n_job);
     n_run += device.n_run, n_failed += device.n_failed;
     printf("%zu variants, %zu failed, %zu not on this processor\n", n_run, n_failed, n_absent);
     return n_failed + (n_run == 0);
@@ -175,19 +177,21 @@ int main(int argc, char **argv) {
     const unsigned features = sl_cpu_features();
     const char *name = "", *mode = "";
     uint64_t seed = 1;
+    size_t n_job = 1;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc) seed = strtoull(argv[++i], NULL, 0);
+        else if (strcmp(argv[i], "--jobs") == 0 && i + 1 < argc) n_job = strtoul(argv[++i], NULL, 0);
         else if (strncmp(argv[i], "--", 2) == 0) mode = argv[i];
         else name = argv[i];
     }
     if (strcmp(mode, "--list") == 0) return list_all(features);
     const bool bench = strcmp(mode, "--bench") == 0, broken = strcmp(mode, "--mutants") == 0;
     if (*mode && !bench && !broken) {
-        fprintf(stderr, "usage: sl_check [--bench | --mutants | --list] [--seed N] [NAME]\n");
+        fprintf(stderr, "usage: sl_check [--bench | --mutants | --list] [--seed N] [--jobs N] [NAME]\n");
         return 2;
     }
     printf("seed %llu, processor %s\n", (unsigned long long)seed, sl_cpu_features_name(features));
     fflush(stdout);
     catch_faults();
-    return (broken ? run_mutants(name, seed) : run_all(name, bench, seed, features)) > 0;
+    return (broken ? run_mutants(name, seed) : run_all(name, bench, seed, n_job, features)) > 0;
 }

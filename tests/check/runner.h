@@ -24,7 +24,7 @@ void check_release(check *c, bool verify);
 
 /* The CUDA kernels (cuda_run.c, where the build has them): as run_all and run_mutants of main.c. */
 typedef struct tally { size_t n_run, n_failed; } tally;
-tally check_cuda_all(const char *name, uint64_t seed);
+tally check_cuda_all(const char *name, uint64_t seed, size_t n_job); /* n_job variants at a time */
 tally check_cuda_mutants(const char *name, uint64_t seed);
 void check_cuda_list(void);
 

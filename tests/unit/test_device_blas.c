@@ -203,6 +203,7 @@ static void test_launch_that_fails(void **state) {
     float *p = on_device(&value, 4);
     sl_device_fail_at(1);
     assert_int_equal(blas.product(&blas, SL_ACT_F32, true, 1, 1, 1, p, 1, p, 1, p, 1), 13);
+    assert_string_equal(blas.trouble, "; cuBLAS status 13, m 1 n 1 k 1 ld 1 1 1 types 0 0");
     sl_device_fail_at(0);
     cudaFree(p);
 }
