@@ -22,7 +22,7 @@ step = {"sl_check": "kernels", "compute-sanitizer": "sanitizer", "cmake": "build
 if step == "sanitizer":
     step = after("--tool") + " " + os.path.basename(after("-m")) if len(after("-p").split()) > 100 else "probe"
 if step == "bench":
-    step = "bench prefill" if numbers("-p") else "bench decode " + after("-b")
+    step = f"bench prefill {after('-p')}" if numbers("-p") else "bench decode " + after("-b")
 with open("log", "a") as log:
     print(step, file=log)
 wrong = json.loads(os.environ.get("FAKE", "{}")).get(step)
@@ -30,7 +30,8 @@ wrong = json.loads(os.environ.get("FAKE", "{}")).get(step)
 def row(model, phase, n, depth, batch):
     n_prompt, n_gen = (n, 0) if phase == "prefill" else (0, n)
     return {"model": model, "type": "bf16", "phase": phase, "n_prompt": n_prompt, "n_gen": n_gen, "depth": depth,
-            "batch": batch, "tokens_per_second": {"median": 100.0}, "fraction_of_read_probe": 0.7,
+            "batch": batch, "tokens_per_second": {"median": 100.0 - depth / 131072}, "fraction_of_read_probe": 0.7,
+            "bytes_per_token": 1e9 * (1 + depth / 131072 / 10),
             "fraction_of_matmul_probe": None if wrong == "no rate" else 0.4}
 
 def bench():
@@ -49,6 +50,11 @@ def bench():
 
 if step.startswith("bench"):
     bench()
+elif step.startswith(("probe", "memcheck")):
+    with open("empty", "w") as out:
+        out.write(str([os.path.getsize(os.environ["LD_LIBRARY_PATH"] + f"/libcublas.so.{n}") for n in (12, 13)]))
+    print("========= Error: Device not supported. Please refer to the manual" * (wrong == "unsupported"))
+    print("========= ERROR SUMMARY: 0 errors")
 elif step == "info":
     with open("libraries", "w") as out:
         out.write(os.environ.get("LD_LIBRARY_PATH", ""))
@@ -61,8 +67,6 @@ elif step == "parity":
     print("fixture-a: fine", flush=True)
 elif step == "build":
     print("nvcc: no such thing", flush=True)
-elif wrong == "unsupported":
-    print("========= Error: Device not supported. Please refer to the manual\n========= ERROR SUMMARY: 1 error")
 else:
     print("========= ERROR SUMMARY: 0 errors")
 if wrong == "hang":
@@ -75,9 +79,9 @@ class Parity(unittest.TestCase):
     def test(self):
         self.assertEqual(subprocess.run([os.path.join(os.path.dirname(os.environ["SLUICE"]), "fixtures")]).returncode, 0)
 """
-CHECKS = ["info", "kernels", "parity", "probe", "memcheck bridge-6m.slu", "memcheck transformer-6m.slu",
-          "racecheck bridge-6m.slu"]
-BENCHES = ["bench decode 1", "bench prefill", "bench decode 8,32,128"]
+SANITIZED = ["memcheck bridge-6m.slu", "memcheck transformer-6m.slu", "racecheck bridge-6m.slu"]
+STEPS = ["info", "kernels", "bench decode 1", "bench prefill 2048", "parity", "bench prefill 32768", "bench decode 8,32,128",
+         "probe"]
 N_ROW = 2 * (4 + 2 + 9)  # of a preset and its twin
 
 
@@ -115,24 +119,27 @@ class Gpu(unittest.TestCase):
     def test_order(self):
         self.gpu()
         self.assertEqual((self.data["failed"], self.data["missing"]), ([], []), self.text)
-        self.assertEqual(self.log(), CHECKS + BENCHES)
+        self.assertEqual(self.log(), STEPS + SANITIZED)
         self.assertEqual(len(self.data["rows"]), N_ROW)
+        self.assertEqual((self.tree / "empty").read_text(), "[0, 0]")
+        self.assertEqual(set(self.data["sha256"]), {"sluice", "sl_check"})
         self.assertIn("device cuda:1", self.data["device"])
         self.assertEqual(self.data["cublas"], "libcublas.so.13")
         self.assertIn("decode, batch 1, of the copy bandwidth: 0.700, reached (0.6)", self.text)
         self.assertIn("prefill, of the matrix rate: 0.400, NOT reached (0.5)", self.text)
+        self.assertIn("decode at 128K against 1K: 1.088, reached (0.97)", self.text)
         self.assertIn(f"{self.tree}/site/nvidia/cublas/lib", (self.tree / "libraries").read_text().split(":"))
 
     def test_what_hangs_is_stopped(self):
         """Checks that hang leave their share to those after them; what they wrote and rows that were written stay."""
         self.gpu("--seconds", "30", kernels="hang", parity="hang", bench_decode_1="hang")
         self.assertEqual(self.data["failed"], ["kernels", "parity"])
-        self.assertEqual(self.log(), CHECKS + BENCHES)
+        self.assertEqual(self.log(), STEPS + SANITIZED)
         self.assertLess(self.data["seconds"], 32)
         for text in ("kernels: FAILED, stopped after", "3 variants, 0 failed", "parity: FAILED, stopped after",
-                     "fixture-a: fine", "bridge-7b:bf16 decode, batch 1: stopped after", "row 2"):
+                     "fixture-a: fine", "bridge-7b:bf16 decode 32, batch 1: stopped after", "row 2"):
             self.assertIn(text, self.text)
-        self.assertNotIn("row 3\n", self.text.split("bridge-7b:bf16 prefill")[0])
+        self.assertNotIn("row 3\n", self.text.split("bridge-7b:bf16 prefill 2048")[0])
         self.assertEqual(len(self.data["rows"]), N_ROW - 6)
         self.assertEqual(len(self.data["missing"]), 6)
         self.assertIn("bridge-7b:bf16: transformer-7b-gqa decode 32, depth 131072, batch 1", self.data["missing"])
@@ -140,10 +147,10 @@ class Gpu(unittest.TestCase):
         self.assertIn("decode at 128K against 1K: not judged, no such row", self.text)
 
     def test_what_fails(self):
-        self.gpu(parity="fail", kernels="skipped", bench_prefill="fail",
+        self.gpu(parity="fail", kernels="skipped", bench_prefill_2048="fail",
                  **{"racecheck bridge-6m.slu": "fail"})
-        self.assertEqual(self.data["failed"], ["kernels", "parity", "compute-sanitizer racecheck bridge-6m",
-                                               "bridge-7b:bf16 prefill, batch 1"])
+        self.assertEqual(self.data["failed"], ["kernels", "bridge-7b:bf16 prefill 2048, batch 1", "parity",
+                                               "compute-sanitizer racecheck bridge-6m"])
         self.assertEqual(len(self.data["rows"]), N_ROW)
 
     def test_what_is_not_there(self):
@@ -162,9 +169,9 @@ class Gpu(unittest.TestCase):
 
     def test_what_the_machine_lacks(self):
         """A sanitizer that does not work and a missing cuBLAS are said and fail nothing."""
-        self.gpu(probe="unsupported", info="no cublas", bench_prefill="no rate")
+        self.gpu(probe="unsupported", info="no cublas", bench_prefill_2048="no rate", bench_prefill_32768="no rate")
         self.assertEqual(self.data["failed"], [])
-        self.assertEqual(self.log(), CHECKS[:4] + BENCHES)
+        self.assertEqual(self.log(), STEPS)
         self.assertIn("compute-sanitizer: left out: Error: Device not supported", self.text)
         self.assertIn("prefill, of the matrix rate: not judged, there is no cuBLAS", self.text)
         self.assertIn("cuBLAS: none", self.text)

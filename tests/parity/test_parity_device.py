@@ -9,6 +9,7 @@ the trained models that are shipped, there at every single position too. (The fi
 every path is alive, and amplify any rounding: bf16 weights alone, everything else in f32, move their logits by 0.6 to 2.5
 hundredths.)
 """
+import concurrent.futures
 import json
 import math
 import os
@@ -21,6 +22,7 @@ import unittest
 from tests.parity.test_parity import OWN, ROOT, SHARED, SLUICE, fixtures, read_npy
 
 DEVICE = os.environ.get("SLUICE_DEVICE", "cuda")
+JOBS = int(os.environ.get("SL_PARITY_JOBS", "1"))  # fixtures at a time: most of one is the start of processes
 LIMIT_F32, LIMIT_F16 = 2e-4, 1e-2
 TEXT = "Once upon a time there was a little girl who lived near the sea. One day she found a boat, and"
 MORE = (" her brother said that they should not go far from the shore. But the wind was soft and the water was blue, so they "
@@ -101,9 +103,20 @@ class DeviceParity(unittest.TestCase):
     def test_fixtures(self):
         if not os.path.isdir(SHARED):
             print("skipped: no ../shared/data (its parity fixtures)", flush=True)
-        for folder in fixtures():
-            with self.subTest(os.path.basename(folder)):
-                self.check(folder)
+        with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
+            for folder, found in [(folder, pool.submit(self.check_alone, folder)) for folder in fixtures()]:
+                with self.subTest(os.path.basename(folder)):
+                    found.result()
+
+    @staticmethod
+    def check_alone(folder):
+        """In a work folder of its own."""
+        alone = DeviceParity("check")
+        alone.setUp()
+        try:
+            alone.check(folder)
+        finally:
+            alone.tearDown()
 
     def test_beyond_f16(self):
         """What is beyond the range of f16 counts as its largest number, in products of ours (single tokens) and of
