@@ -5,8 +5,8 @@
  * the tile, idle) in four warps, or eight where those would run out of registers, 64 elements at a time, three steps of
  * tiles in shared memory: while one is multiplied, the copies for the next two are under way. f16 weights and x go
  * there by asynchronous copies; weights of other types are read into registers before a multiplication, and after it
- * expanded and rounded to f16. Chunk c of row r of a tile lies at c ^ r % 8 of its row of 128 bytes, so that the eight rows of a
- * matrix load, and the eight chunks of a copied row, are in different banks.
+ * expanded and rounded to f16. Chunk c of row r of a tile lies at c ^ r % 8 of its row of 128 bytes, so that the eight
+ * rows of a matrix load, and the eight chunks of a copied row, are in different banks.
  *
  * What bounds it: per element of the depth 128 x 128 products are made of 512 bytes from the second-level cache, 64
  * operations a byte (64 x 128: 43), and a warp's 64 x 64 of them of 8 matrix loads to 32 products (32 x 64: 6 to 16).
