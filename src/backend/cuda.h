@@ -68,6 +68,8 @@ typedef struct sl_cuda_weights {
     struct sl_cuda_weights *next;
 } sl_cuda_weights;
 
+/* From a row of a matrix to the next on the device, in bytes: products read 16 at once. row_bytes: as it is stored. */
+static inline uint64_t sl_cuda_row_bytes(uint64_t row_bytes) { return (row_bytes + 15) / 16 * 16; }
 /* What an item takes up. */
 static inline uint64_t sl_cuda_laid_out(uint64_t n_bytes) { return (n_bytes + 255) / 256 * 256; }
 /* The layout only: items, offsets, n_bytes. */

@@ -103,8 +103,8 @@ static uint64_t weights_as(const sl_cuda_weights *w, sl_type type) {
         const sl_tensor *t = w->items[i].tensor;
         bool matrix = t && t->spec.n_dim == 2;
         const uint64_t n = matrix ? sl_spec_rows(&t->spec) * sl_spec_width(&t->spec) : 0;
-        all += sl_cuda_laid_out(matrix ? sl_spec_rows(&t->spec) * sl_row_bytes(type, sl_spec_width(&t->spec))
-                                       : w->items[i].n_bytes);
+        const uint64_t row = matrix ? sl_cuda_row_bytes(sl_row_bytes(type, sl_spec_width(&t->spec))) : 0;
+        all += sl_cuda_laid_out(matrix ? sl_spec_rows(&t->spec) * row : w->items[i].n_bytes);
         if (2 * n > largest) largest = 2 * n; /* as f16 */
     }
     return all + (type == SL_BF16 ? 0 : sl_min(largest, SL_CUDA_EXPAND_BYTES));

@@ -47,7 +47,7 @@ static const void *from_channel(const sl_cuda_pass *pass, int32_t value, size_t 
 static int launch_embed(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_tensor *t = node->u.table;
     const sl_embed_args args = {
-        .table = find(pass, t->data), .table_row_bytes = t->row_bytes,
+        .table = find(pass, t->data), .table_row_bytes = sl_cuda_row_bytes(t->row_bytes),
         .type = sl_cuda_weight_type(act(pass), t),
         .tokens = pass->device->input.tokens, .x = at(pass, node->out), .x_stride = stride(pass, node->out),
         .d = (uint32_t)sl_spec_width(&t->spec), .rows = rows_of(pass, SL_ALL),
@@ -157,7 +157,7 @@ static int launch_route_split(const sl_cuda_pass *pass, const sl_node *node) {
 static sl_product_args product_args(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_linear *p = &node->u.linear;
     sl_product_args a = {
-        .w = find(pass, p->w->data), .w_row_bytes = p->w->row_bytes,
+        .w = find(pass, p->w->data), .w_row_bytes = sl_cuda_row_bytes(p->w->row_bytes),
         .type = sl_cuda_weight_type(act(pass), p->w), .act = act(pass),
         .x = at(pass, p->x), .x_stride = stride(pass, p->x), .bias = find_floats(pass, p->bias),
         .n_row = (uint32_t)sl_spec_rows(&p->w->spec), .k = (uint32_t)sl_spec_width(&p->w->spec),
@@ -192,7 +192,7 @@ static sl_product_args part_of(const sl_product_args *a, uint32_t row, uint32_t 
 static int blas_part(const sl_cuda_pass *pass, const sl_product_args *a, bool plain) {
     sl_device *d = pass->device;
     const void *w = a->w;
-    size_t w_stride = a->k;
+    size_t w_stride = a->w_row_bytes / sl_act_size(a->act);
     if (!plain) {
         w = d->expanded;
         w_stride = sl_round_up(a->k, 8);
@@ -235,7 +235,7 @@ static sl_block_args block_args(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_tensor *w = node->u.linear.w;
     return (sl_block_args){
         .w = find(pass, w->data),
-        .w_row_bytes = w->row_bytes,
+        .w_row_bytes = sl_cuda_row_bytes(w->row_bytes),
         .type = sl_cuda_weight_type(act(pass), w),
         .act = act(pass),
         .x = at(pass, node->in[0]),

@@ -29,6 +29,11 @@ static int by_address(const void *a, const void *b) {
     return x->host < y->host ? -1 : x->host > y->host;
 }
 
+static uint64_t device_bytes(const sl_cuda_item *item) {
+    const sl_tensor *t = item->tensor;
+    return t ? t->bytes / t->row_bytes * sl_cuda_row_bytes(t->row_bytes) : item->n_bytes;
+}
+
 /* What several nodes share (a tied head and its embedding) is kept once. */
 static void keep_unique(sl_cuda_weights *w) {
     size_t n = 0;
@@ -38,7 +43,7 @@ static void keep_unique(sl_cuda_weights *w) {
     w->n_item = n;
     for (size_t i = 0; i < n; i++) {
         w->items[i].offset = w->n_bytes;
-        w->n_bytes += sl_cuda_laid_out(w->items[i].n_bytes);
+        w->n_bytes += sl_cuda_laid_out(device_bytes(&w->items[i]));
     }
 }
 
@@ -65,7 +70,7 @@ const void *sl_cuda_weights_find(const sl_cuda_weights *w, const void *host) {
 static cudaError_t fill_random(const sl_cuda_item *item, uint8_t *to, sl_act act) {
     const sl_tensor *t = item->tensor;
     const sl_random_args args = { .w = to,
-                                  .w_row_bytes = t->row_bytes,
+                                  .w_row_bytes = sl_cuda_row_bytes(t->row_bytes),
                                   .n_row = t->bytes / t->row_bytes,
                                   .type = sl_cuda_weight_type(act, t),
                                   .scale = t->random,
@@ -76,19 +81,29 @@ static cudaError_t fill_random(const sl_cuda_item *item, uint8_t *to, sl_act act
 
 /* bf16 where it lies to f16: exact from 2^-14 to 65504, below that to multiples of 2^-24, beyond as 65504. */
 static cudaError_t convert(const sl_tensor *t, uint8_t *at) {
-    const sl_expand_args args = { .w = at, .w_row_bytes = t->row_bytes, .type = t->type, .act = SL_ACT_F16, .dst = at,
-                                  .dst_stride = t->row_bytes / 2, .n_row = (uint32_t)(t->bytes / t->row_bytes),
+    const uint64_t row = sl_cuda_row_bytes(t->row_bytes);
+    const sl_expand_args args = { .w = at, .w_row_bytes = row, .type = t->type, .act = SL_ACT_F16, .dst = at,
+                                  .dst_stride = row / 2, .n_row = (uint32_t)(t->bytes / t->row_bytes),
                                   .k = (uint32_t)sl_spec_width(&t->spec) };
     return (cudaError_t)sl_expand_cuda(&args, NULL);
+}
+
+/* Part of an item, from byte at on (of whole rows): rows of a matrix to their places. */
+static cudaError_t copy_part(const sl_cuda_item *item, uint8_t *to, uint64_t at, uint64_t n) {
+    const uint64_t row = item->tensor ? item->tensor->row_bytes : 1, place = item->tensor ? sl_cuda_row_bytes(row) : 1;
+    const uint8_t *from = (const uint8_t *)item->host + at;
+    if (place == row) return cudaMemcpy(to + at, from, n, cudaMemcpyHostToDevice);
+    return cudaMemcpy2DAsync(to + at / row * place, place, from, row, row, n / row, cudaMemcpyHostToDevice, NULL);
 }
 
 static cudaError_t fill_item(const sl_cuda_item *item, uint8_t *to, const sl_device_params *params, sl_act act,
                              uint64_t *done, uint64_t all) {
     const sl_tensor *t = item->tensor;
     if (t && t->random > 0) return fill_random(item, to, act);
-    for (uint64_t at = 0; at < item->n_bytes; at += PIECE) {
-        uint64_t n = sl_min((size_t)(item->n_bytes - at), PIECE);
-        cudaError_t e = cudaMemcpy(to + at, (const uint8_t *)item->host + at, n, cudaMemcpyHostToDevice);
+    const uint64_t row = t ? t->row_bytes : 1, piece = row < PIECE ? PIECE / row * row : row;
+    for (uint64_t at = 0; at < item->n_bytes; at += piece) {
+        uint64_t n = sl_min((size_t)(item->n_bytes - at), (size_t)piece);
+        cudaError_t e = copy_part(item, to, at, n);
         if (e != cudaSuccess) return e;
         *done += n;
         if (params->progress) params->progress(params->progress_arg, *done, all);
