@@ -469,10 +469,11 @@ static void does_not_fit(const sl_model *model, size_t n_bytes, const char *hint
 static void test_model_that_does_not_fit(void **state) {
     (void)state;
     sl_model *f32 = make_model(MADE_BRIDGE, SL_F32, 5), *q8 = make_model(MADE_BRIDGE, SL_Q8, 5);
-    size_t needs = least_memory(f32), needs_q8 = least_memory(q8);
-    assert_true(needs_q8 < needs);
+    sl_model *q4 = make_model(MADE_BRIDGE, SL_Q4, 5);
+    size_t needs = least_memory(f32), needs_q8 = least_memory(q8), needs_q4 = least_memory(q4);
+    assert_true(needs_q4 < needs_q8 && needs_q8 < needs);
     does_not_fit(f32, needs - 256, "; as bf16 it would need 0.0");
-    does_not_fit(f32, needs_q8 + 4096, "; as q8 it would need 0.0");
+    does_not_fit(f32, needs_q4 + 4096, "; as q4 it would need 0.0"); /* so small, it needs no less as q8 than as bf16 */
     does_not_fit(q8, needs_q8 - 256, "; as q4 it would need 0.0");
     does_not_fit(q8, 1 << 20, "; no type of it would fit");
     does_not_fit(f32, 0, "0.00 GB are free");
@@ -482,6 +483,7 @@ static void test_model_that_does_not_fit(void **state) {
     sl_session_destroy(s);
     sl_model_close(f32);
     sl_model_close(q8);
+    sl_model_close(q4);
 }
 
 /* From here on nothing more can be had. */
