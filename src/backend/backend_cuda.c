@@ -130,11 +130,13 @@ static sl_status open_pinned(sl_device *d, sl_error *err) {
     carve c = { 0 };
     sl_cuda_input none;
     take_input(&c, d, &none);
+    take(&c, d->n_slot, sizeof *d->pinned_draws);
     take(&c, d->n_slot, sizeof *d->pinned_drawn);
     SL_TRY(failed(d, cudaMallocHost((void **)&d->pinned, c.at), "pinned memory", err));
     memset(d->pinned, 0, c.at);
     c = (carve){ d->pinned, 0 };
     take_input(&c, d, &d->pinned_input);
+    d->pinned_draws = take(&c, d->n_slot, sizeof *d->pinned_draws);
     d->pinned_drawn = take(&c, d->n_slot, sizeof *d->pinned_drawn);
     return SL_OK;
 }
@@ -414,8 +416,9 @@ static sl_status run_decode(const sl_cuda_pass *pass, sl_error *err) {
 static sl_status draw(sl_device *d, const sl_batch *b, sl_error *err) {
     size_t n = 0;
     if (!b->n_draw) return SL_OK;
-    cudaError_t e =
-        cudaMemcpyAsync(d->draws, b->draws, b->n_draw * sizeof *b->draws, cudaMemcpyHostToDevice, d->stream);
+    memcpy(d->pinned_draws, b->draws, b->n_draw * sizeof *b->draws); /* the last pass that drew has been waited for */
+    cudaError_t e = cudaMemcpyAsync(d->draws, d->pinned_draws, b->n_draw * sizeof *b->draws, cudaMemcpyHostToDevice,
+                                    d->stream);
     for (size_t i = 0; i < b->n_out && e == cudaSuccess;) {
         size_t first = i;
         while (i < b->n_out && !b->out[i]) i++;

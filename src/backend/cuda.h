@@ -133,8 +133,9 @@ struct sl_device {
     float *logits;           /* [n_logits][n_vocab]: an allocation of its own that grows */
     size_t n_logits;
     sl_kv_slot *kv;          /* [n_slot] host */
-    uint8_t *pinned;         /* input, then drawn tokens */
+    uint8_t *pinned;         /* input, what is to be drawn, drawn tokens */
     sl_cuda_input pinned_input;
+    sl_draw *pinned_draws;
     int32_t *pinned_drawn;
     uint64_t input_bytes;
     cudaGraphExec_t graphs[SL_CUDA_MAX_GRAPHS + 1]; /* decode passes by number of runs */
