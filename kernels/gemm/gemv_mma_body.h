@@ -1,10 +1,11 @@
 /* Products of stored weights with 1 to 16 rows of f16 activations: the weights are read once, straight from their
  * stored form, and multiplied on the matrix units, of whose 8 columns each is a row of x.
  *
- * What bounds such a product is memory, if nothing else does. At 4.8 TB/s an SM is given 21 bytes a clock: 42 weights
- * of q4. It issues 128 lanes' instructions a clock, so three for each weight is all there is; with a multiply-add for
- * every weight and row of x there would be five or more, here there are two: half words become f16 in pairs (byte
- * permutation, subtraction, scale), and the unit takes eight to an instruction for up to 8 rows.
+ * What bounds such a product is memory, if nothing else does. At 4.8 TB/s an SM of 132 is given 21 bytes a clock: 37
+ * weights of q4 with their scales. It issues 128 lanes' instructions a clock, so 3.5 for each weight is all there is.
+ * Expanded to floats and with a multiply-add for every weight and row of x there would be seven or more, here there are
+ * three: quants become f16 in pairs (byte permutation, subtraction, scale), and the unit takes eight to an instruction for
+ * up to 8 rows.
  *
  * A warp computes 16 weight rows. Lane (g, q) = (lane / 4, lane % 4) reads the weights of rows g and g + 8 and x of
  * row g, each in chunks of 16 stored bytes (weights_cuda.h): those of its q, the four q side by side. The order of

@@ -127,7 +127,7 @@ class Gpu(unittest.TestCase):
         self.assertEqual(self.data["cublas"], "libcublas.so.13")
         self.assertIn("decode, batch 1, of the copy bandwidth: 0.700, reached (0.6)", self.text)
         self.assertIn("prefill, of the matrix rate: 0.400, NOT reached (0.5)", self.text)
-        self.assertIn("decode at 128K against 1K: 1.088, reached (0.97)", self.text)
+        self.assertIn("decode at 128K against 1K: 0.990, reached (0.97)\n  in bytes a second: 1.088", self.text)
         self.assertIn(f"{self.tree}/site/nvidia/cublas/lib", (self.tree / "libraries").read_text().split(":"))
 
     def test_what_hangs_is_stopped(self):
