@@ -353,6 +353,8 @@ sl_device_copies *sl_device_copies_here(void) { return &block.copies[block.curre
 
 void *sl_device_shared(void) { return block.shared; }
 
+size_t sl_device_shared_bytes(void) { return block.grid->shared_bytes; }
+
 unsigned sl_device_thread(void) { return block.current; }
 
 void sl_device_trap(const char *what) { fail("thread %u: %s", block.current, what); }

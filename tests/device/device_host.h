@@ -94,6 +94,7 @@ extern "C" {
 uint32_t sl_device_warp(sl_device_wait kind, unsigned mask, uint32_t value, unsigned arg, unsigned width);
 void sl_device_barrier(void);
 void *sl_device_shared(void);
+size_t sl_device_shared_bytes(void); /* of the block's, dynamic ones */
 /* What kernels/mma_cuda.h consists of here. */
 void sl_device_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]);
 void sl_device_mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2]);

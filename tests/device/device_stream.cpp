@@ -1,6 +1,7 @@
 /* Streams of the test device: queues that run when somebody synchronises, and no sooner, so that a host which
  * does not wait reads old data. Addresses are checked when a copy is queued. The null stream and the blocking
  * streams share one queue; a non-blocking stream has its own and is not waited for by the null stream's. */
+#include "device_ptx.h"
 #include "device_runtime.h"
 
 #include <stdio.h>
@@ -148,6 +149,32 @@ static cudaError_t check_grid(const sl_grid *g) {
     return cudaSuccess;
 }
 
+/* Built with -DSL_PTX=ON: the PTX of the kernel takes its place, with its static shared memory and the threads that it was
+ * compiled for at most. Of a file that is translated every kernel is; others (mutants, what stands in cuBLAS's place, the
+ * test device's own tests) run as they are. */
+#ifdef SL_PTX
+static void invoke_ptx(void (*run)(void), const void *args) {
+    reinterpret_cast<void (*)(unsigned char *)>(run)(static_cast<unsigned char *>(const_cast<void *>(args)));
+}
+static cudaError_t take_ptx(sl_grid *g) {
+    const sl_ptx_kernel *ptx = sl_ptx_find(g->kernel);
+    if (!ptx)
+        return cudaSuccess;
+    const unsigned n_thread = g->block.x * g->block.y * g->block.z;
+    if (ptx->max_threads && n_thread > ptx->max_threads)
+        return sl_refuse(cudaErrorInvalidValue, "%s: a block of %u threads, compiled for %u at most", ptx->name, n_thread,
+                         ptx->max_threads);
+    if (ptx->shared_bytes && g->shared_bytes)
+        return sl_refuse(cudaErrorInvalidValue, "%s has static and dynamic shared memory", ptx->name);
+    g->kernel = reinterpret_cast<void (*)(void)>(ptx->run);
+    g->invoke = invoke_ptx;
+    g->shared_bytes += ptx->shared_bytes;
+    return cudaSuccess;
+}
+#else
+static cudaError_t take_ptx(sl_grid *) { return cudaSuccess; }
+#endif
+
 cudaError_t sl_device_launch(void (*kernel)(void), void (*invoke)(void (*)(void), const void *),
                              const char *label, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                              const void *args, size_t args_bytes) {
@@ -159,9 +186,11 @@ cudaError_t sl_device_launch(void (*kernel)(void), void (*invoke)(void (*)(void)
             return cudaErrorInvalidResourceHandle;
         sl_op op(OP_LAUNCH);
         op.grid = {kernel, invoke, label, grid, block, shared_bytes};
+        cudaError_t error = check_grid(&op.grid);
+        if (error == cudaSuccess)
+            error = take_ptx(&op.grid);
         const unsigned char *bytes = static_cast<const unsigned char *>(args);
         op.args.assign(bytes, bytes + args_bytes);
-        cudaError_t error = check_grid(&op.grid);
         if (error == cudaSuccess)
             error = check_implicit(s, name);
         return error == cudaSuccess ? sl_stream_put(s, std::move(op)) : error;

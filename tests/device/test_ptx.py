@@ -1,0 +1,51 @@
+"""What the translation of PTX (tests/device/ptx) does not know is an error that names it."""
+import os
+import subprocess
+import tempfile
+import unittest
+
+PTX = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ptx")
+KERNEL = """.version 8.0
+.target sm_90
+.address_size 64
+.visible .entry _Z4tiny9tiny_args(.param .align 8 .b8 _Z4tiny9tiny_args_param_0[8])
+{
+    .reg .b32 %%r<4>;
+    .reg .b64 %%rd<3>;
+    ld.param.u64 %%rd1, [_Z4tiny9tiny_args_param_0];
+    %s
+    ret;
+}
+"""
+
+
+def translate(instruction):
+    with tempfile.TemporaryDirectory() as folder:
+        ptx, cpp = os.path.join(folder, "tiny.ptx"), os.path.join(folder, "tiny.cpp")
+        with open(ptx, "w", encoding="utf-8") as file:
+            file.write(KERNEL % instruction)
+        done = subprocess.run([PTX, ptx, "tiny.cu", cpp], capture_output=True, text=True)
+        if done.returncode:
+            return done.returncode, done.stderr
+        with open(cpp, encoding="utf-8") as file:
+            return 0, file.read()
+
+
+class Translation(unittest.TestCase):
+    def test_known(self):
+        status, text = translate("st.global.u32 [%rd1+4], %r1;")
+        self.assertEqual(status, 0)
+        self.assertIn("(&tiny), \"tiny\"", text)
+
+    def test_unknown(self):
+        for instruction in ("sin.approx.f32 %r1, %r2;", "add.ftz.f32 %r1, %r2, %r3;", "ld.global.b128 %r1, [%rd1];",
+                            "shfl.sync.bfly.b64 %r1, %r2, 1, 31, -1;", "mov.u32 %r1, %clock;", "bar.sync 1;",
+                            "add.s32 %r1, %r2, %r9;", "cvt.rni.sat.s8.f32 %r1, %r2;", "red.global.add.u32 [%rd1], %r1;"):
+            status, text = translate(instruction)
+            self.assertEqual(status, 1, instruction)
+            self.assertEqual(text.count("\n"), 1, text)
+            self.assertIn(instruction.rstrip(";"), text)
+
+
+if __name__ == "__main__":
+    unittest.main()
