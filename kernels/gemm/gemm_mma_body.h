@@ -2,15 +2,17 @@
  * known to the device only.
  *
  * A block computes 128 rows of x by 128 weight rows (64 by 128, or 64 by 32, where that would leave most of a GPU, or of
- * the tile, idle) in four warps, or eight where those would run out of registers, 64 elements at a time, three steps of
+ * the tile, idle) in four warps, or eight where those would run out of registers; of f16 weights 128 by 256 in eight,
+ * where there are as many; 64 elements at a time, three steps of
  * tiles in shared memory: while one is multiplied, the copies for the next two are under way. f16 weights and x go
  * there by asynchronous copies; weights of other types are read into registers before a multiplication, and after it
  * expanded and rounded to f16. Chunk c of row r of a tile lies at c ^ r % 8 of its row of 128 bytes, so that the eight
  * rows of a matrix load, and the eight chunks of a copied row, are in different banks.
  *
- * What bounds it: per element of the depth 128 x 128 products are made of 512 bytes from the second-level cache, 64
- * operations a byte (64 x 128: 43), and a warp's 64 x 64 of them of 8 matrix loads to 32 products (32 x 64: 6 to 16).
- * 96 KB of shared memory allow a block per SM of 164 KB and two of 228 KB; so do registers for f16, in eight warps one.
+ * What bounds it: per element of the depth 128 x 256 products are made of 768 bytes from the second-level cache, 85
+ * operations a byte (128 x 128: 64, 64 x 128: 43), and a warp's 64 x 64 of them of 8 matrix loads to 32 products (32 x 64:
+ * 6 to 16). For 16 elements of 64 x 64 a warp reads 4 KB of shared memory and is brought 1.5 KB (of 128 x 128: 2 KB).
+ * Eight warps are all that registers allow an SM: one block of 144 KB, or two of four warps and 96 KB where an SM has 228.
  *
  * Blocks beyond the number of rows leave at once. Each sum runs over its elements in the same order,
  * whatever its tile holds beside it and however wide that is. Included by gemm_mma.cu, and by the
@@ -23,7 +25,7 @@ namespace {
 
 enum { WARP = 32, N_STAGE = 3 };
 enum { DEPTH = 64, ROW_CHUNKS = DEPTH / 8 }; /* a chunk: eight f16, 16 bytes */
-enum { FEW_BLOCKS = 64, MANY_BLOCKS = 264 }; /* half the SMs of the GPUs this is meant for, and twice as many */
+enum { FEW_BLOCKS = 64, HUGE_BLOCKS = 256, MANY_BLOCKS = 264 }; /* half the SMs of the GPUs this is meant for, and twice as many */
 
 /* A block's tile; two rows of warps side by side. */
 template <int tokens, int cols, int warps> struct shape {
@@ -277,6 +279,10 @@ template <sl_type type, class S> int launch_tiles(const sl_blocks_args &a, sl_cu
 template <sl_type type> int launch(const sl_blocks_args &a, sl_cuda_stream stream) {
     typedef shape<128, 128, type == SL_F16 ? 4 : 8> large;
     typedef shape<64, 128, 4> wide;
+    if constexpr (type == SL_F16) {
+        typedef shape<128, 256, 8> huge;
+        if (a.p.n_row > 128 && count_tiles<huge>(a) >= HUGE_BLOCKS) return launch_tiles<type, huge>(a, stream);
+    }
     if constexpr (type != SL_F32) { /* of which a thread's part of a wide tile does not fit its registers */
         if (a.p.n_row > 64 && count_tiles<large>(a) >= MANY_BLOCKS) return launch_tiles<type, large>(a, stream);
         if (a.p.n_row > 64 && count_tiles<wide>(a) >= FEW_BLOCKS) return launch_tiles<type, wide>(a, stream);

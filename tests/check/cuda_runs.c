@@ -4,7 +4,8 @@
  * Each case is computed four times: all runs in one call, every run alone, token by token over all runs (decode
  * steps), and cut in two at different places. Outputs and states must agree to the bit. Values are held against
  * float64 within TOLERANCE of the largest in their head or state (sums of at most 130 products; single steps
- * have exact bounds in the harness), and half a unit of f16 where the output is f16.
+ * have exact bounds in the harness), of the bridge, where one channel may be all there is, within TOLERANCE of the
+ * sizes of their own summands; and half a unit of f16 where the output is f16.
  *
  * The chunked S6 scan is held to equal bits only alone against in company: another cut makes other chunks. What its
  * split operands lose is below 2^-16 of each summand. Its states are held to TOLERANCE too; its outputs have beside
@@ -45,7 +46,8 @@ typedef struct batch {
     float *state, *start_state, *result, *final; /* [n_slot, state_n]; result: out of the whole batch */
     size_t state_n;
     uint32_t e, head_dim, n_state, n_group, k;
-    double *lost, *size;                     /* of out, and of the states' summands; NULL: nothing is lost */
+    double *lost;                            /* of out; NULL: nothing is */
+    double *size, *out_size;                 /* of the summands of states and of out; NULL: nobody asks */
     void (*launch)(const struct batch *b, call *k);
 } batch;
 
@@ -280,14 +282,14 @@ static void four_ways(batch *b) {
 
 /* ---- against float64 ---------------------------------------------------------------------------- */
 
-/* Width values of each row or slot within a tolerance of their group's largest. */
+/* Each of n values within a tolerance of its own size or, of which none is given, of its group's largest. */
 static bool expect_near(const batch *b, const char *name, const float *got, const double *want, size_t n,
-                        size_t group, sl_act act, const double *lost) {
+                        size_t group, const double *size, sl_act act, const double *lost) {
     for (size_t at = 0; at < n; at += group) {
         double largest = 0;
         for (size_t i = 0; i < group; i++) largest = fmax(largest, fabs(want[at + i]));
         for (size_t i = 0; i < group; i++) {
-            const double w = want[at + i], bound = TOLERANCE * largest + cuda_rounding(act, w);
+            const double w = want[at + i], bound = TOLERANCE * (size ? size[at + i] : largest) + cuda_rounding(act, w);
             const double allowed = bound + (lost ? lost[at + i] : 0) + 0x1p-140;
             if (!check_near(b->c, name, at + i, got[at + i], w, allowed)) return false;
         }
@@ -307,8 +309,9 @@ static void expect_truth(const batch *b, truth_fn truth, size_t group) {
     for (uint32_t r = 0; r < b->n_run; r++)
         for (uint32_t t = b->start[r]; t < b->start[r + 1]; t++)
             truth(b, r, t, state + b->slot[r] * b->state_n, out + t * width);
-    expect_near(b, "out", b->result, out, b->n_row * width, group, b->act, b->lost);
-    if (b->state_n) expect_near(b, "state", b->final, state, n, b->state_n, SL_ACT_F32, NULL);
+    const double *size = b->out_size ? b->size : NULL;
+    expect_near(b, "out", b->result, out, b->n_row * width, group, b->out_size, b->act, b->lost);
+    if (b->state_n) expect_near(b, "state", b->final, state, n, b->state_n, size, SL_ACT_F32, NULL);
     free(state), free(out);
 }
 
@@ -678,15 +681,18 @@ static void launch_bridge(const batch *b, call *k) {
 
 static void truth_bridge(const batch *b, uint32_t r, uint32_t t, double *state, double *out) {
     float *const *p = b->param;
-    (void)r;
+    double *size = b->size + b->slot[r] * b->state_n;
     for (size_t c = 0; c < b->e; c++) {
         const double s = row_of(b, IN_S, t)[c], q = row_of(b, IN_Q, t)[c];
         const double in = sigmoid((double)row_of(b, IN_GATE_I, t)[c] + p[BIAS_I][c]);
         const double la = p[LAMBDA][c] * sigmoid((double)row_of(b, IN_GATE_F, t)[c] + p[BIAS_F][c]);
-        state[c] += expm1(la) * state[c] + sqrt(-expm1(2 * la)) * in * s;
+        const double fade = expm1(la), entering = sqrt(-expm1(2 * la)) * in * s;
+        state[c] += fade * state[c] + entering;
+        size[c] += fade * size[c] + fabs(entering);
         const double beta = sigmoid(p[OMEGA][c] * state[c] + p[GAMMA][c]);
-        out[c] = (1 - beta) * q * (s + p[KAPPA][c] * state[c]);
-        if (is_deep(b, t)) out[c] += beta * (b->routed ? b->rho[t] : 1) * row_of(b, IN_M, t)[c];
+        const double m = is_deep(b, t) ? beta * (b->routed ? b->rho[t] : 1) * row_of(b, IN_M, t)[c] : 0;
+        out[c] = (1 - beta) * q * (s + p[KAPPA][c] * state[c]) + m;
+        b->out_size[t * b->e + c] = (1 - beta) * fabs(q) * (fabs(s) + fabs(p[KAPPA][c]) * size[c]) + fabs(m);
     }
 }
 
@@ -701,8 +707,12 @@ static void bridge_case(check *c, sl_act act, uint32_t n_run, uint32_t e, bool r
     for (int i = KAPPA; i <= GAMMA; i++) add_param(&b, e, -1, 1);
     set_out(&b, e, false, e);
     b.launch = launch_bridge;
+    b.size = calloc(b.n_slot * b.state_n + 1, sizeof *b.size);
+    b.out_size = calloc((size_t)b.n_row * e + 1, sizeof *b.out_size);
+    if (!b.size || !b.out_size) abort();
     four_ways(&b);
     expect_truth(&b, truth_bridge, e);
+    free(b.size), free(b.out_size);
     end_case(c);
 }
 
