@@ -29,12 +29,31 @@ typedef double f64;
 
 /* ---- kernels ------------------------------------------------------------------------------------- */
 
+/* What all threads of a kernel have done. */
+struct ptx_counts {
+    u64 threads, instructions, device_bytes, shared_bytes, products; /* products: by lane, 32 to one of the units */
+};
+/* One thread's, until it returns. */
+struct ptx_tally {
+    ptx_counts *all;
+    u64 instructions = 0, device_bytes = 0, shared_bytes = 0, products = 0;
+    explicit ptx_tally(ptx_counts *counts) : all(counts) {}
+    void add(u64 n, u64 device, u64 shared, u64 product) {
+        instructions += n, device_bytes += device, shared_bytes += shared, products += product;
+    }
+    ~ptx_tally() {
+        all->threads++, all->instructions += instructions, all->products += products;
+        all->device_bytes += device_bytes, all->shared_bytes += shared_bytes;
+    }
+};
+
 struct sl_ptx_kernel {
     void (*kernel)(void); /* what sl_launch is given */
     const char *name;
     void (*run)(unsigned char *args); /* on the kernel's argument */
     size_t shared_bytes; /* static */
     unsigned max_threads; /* of __launch_bounds__; 0: not said */
+    ptx_counts *counts;
 };
 /* Makes kernels known; a static object for each translated file. */
 struct sl_ptx_kernels {
