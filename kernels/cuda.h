@@ -191,6 +191,15 @@ __device__ __forceinline__ void sl_load8(const sl_f16 *p, float v[8]) {
     sl_unpack_f16(x.x, v), sl_unpack_f16(x.y, v + 2), sl_unpack_f16(x.z, v + 4), sl_unpack_f16(x.w, v + 6);
 }
 
+template <class T> __device__ __forceinline__ void sl_store8(T *p, const float v[8]) {
+    sl_store4(p, v);
+    sl_store4(p + 4, v + 4);
+}
+__device__ __forceinline__ void sl_store8(sl_f16 *p, const float v[8]) {
+    *reinterpret_cast<uint4 *>(p) =
+        make_uint4(sl_pack_f16(v[0], v[1]), sl_pack_f16(v[2], v[3]), sl_pack_f16(v[4], v[5]), sl_pack_f16(v[6], v[7]));
+}
+
 /* Over the 32 lanes of a warp, all of which call: each gets the same bits. */
 __device__ __forceinline__ float sl_warp_sum(float v) {
     for (int step = 16; step > 0; step >>= 1)

@@ -27,8 +27,8 @@ __device__ __forceinline__ float2 gates(const sl_bridge_cuda_args &a, const chan
     const float gate_i = sl_load(static_cast<const T *>(a.gate_i) + b * a.gate_stride + c);
     const float gate_f = sl_load(static_cast<const T *>(a.gate_f) + b * a.gate_stride + c);
     const float s = sl_load(static_cast<const T *>(a.s) + b * a.s_stride + c);
-    const float la = p.lambda * sl_sigmoid(gate_f + p.bias_f);
-    return make_float2(expm1f(la), sqrtf(-expm1f(2 * la)) * sl_sigmoid(gate_i + p.bias_i) * s);
+    const float fade = expm1f(p.lambda * sl_sigmoid<T>(gate_f + p.bias_f));
+    return make_float2(fade, sqrtf(-fade * (2 + fade)) * sl_sigmoid<T>(gate_i + p.bias_i) * s); /* 1 - a^2 = -fade (1 + a) */
 }
 
 template <class T>
@@ -36,7 +36,7 @@ __device__ __forceinline__ void output(const sl_bridge_cuda_args &a, const chann
                                        float h) {
     const float s = sl_load(static_cast<const T *>(a.s) + b * a.s_stride + c);
     const float q = sl_load(static_cast<const T *>(a.q) + b * a.q_stride + c);
-    const float beta = sl_sigmoid(p.omega * h + p.gamma);
+    const float beta = sl_sigmoid<T>(p.omega * h + p.gamma);
     float o = (1 - beta) * (q * (s + p.kappa * h));
     const int64_t row = a.row_of ? a.row_of[b] : static_cast<int64_t>(b);
     if (row >= 0) {

@@ -26,12 +26,12 @@ template <class T> __global__ void silu_mul(silu_launch launch) {
         sl_load4(gate, g);
         sl_load4(up, u);
         for (int i = 0; i < WIDE; i++)
-            g[i] = sl_silu(g[i]) * (u[i] * launch.scale);
+            g[i] = sl_silu<T>(g[i]) * (u[i] * launch.scale);
         sl_store4(gate, g);
         return;
     }
     for (uint32_t i = 0; i < WIDE && at + i < a.n; i++)
-        sl_store(gate + i, sl_silu(sl_load(gate + i)) * (sl_load(up + i) * launch.scale));
+        sl_store(gate + i, sl_silu<T>(sl_load(gate + i)) * (sl_load(up + i) * launch.scale));
 }
 
 static bool is_wide(const void *p, uint64_t stride, sl_act act) {

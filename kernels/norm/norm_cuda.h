@@ -1,7 +1,7 @@
 /* Sums over the threads of a block or of a warp, for RMS norms on a CUDA device. C++ only, as kernels/cuda.h.
  *
- * The order follows from the number of elements and the size of the team alone: lane by lane in steps of the
- * team, a tree over the warp, warps in order. */
+ * The order follows from the number of elements, the size of the team and whether rows are read by fours: lane by lane
+ * in steps of the team, a tree over the warp, warps in order. */
 #ifndef SL_KERNELS_NORM_NORM_CUDA_H
 #define SL_KERNELS_NORM_NORM_CUDA_H
 
@@ -21,13 +21,27 @@ __device__ __forceinline__ float sl_team_sum(float v, uint32_t n_warp, float *sh
     return v;
 }
 
-/* The thread's part, from first on in steps, of the sum of squares of x [n]. */
+/* Do rows of stride elements begin where four of them can be read at once? (0: only one row) */
+static inline bool sl_is_fours(const void *p, uint64_t stride, uint64_t element_bytes) {
+    return (reinterpret_cast<uintptr_t>(p) | stride * element_bytes) % (4 * element_bytes) == 0;
+}
+
+/* The thread's part, from first on in steps, of the sum of squares of x [n]; of fours, where n is a multiple of 4 and x
+ * is aligned to them. */
 template <class X>
-__device__ __forceinline__ float sl_square_sum(const X *x, uint32_t n, uint32_t first, uint32_t step) {
-    float sum = 0;
+__device__ __forceinline__ float sl_square_sum(const X *x, uint32_t n, uint32_t first, uint32_t step, bool fours) {
+    float sum = 0, v[4];
+    if (fours) {
+#pragma unroll 4
+        for (uint32_t i = 4 * first; i < n; i += 4 * step) {
+            sl_load4(x + i, v);
+            sum += v[0] * v[0] + v[1] * v[1] + v[2] * v[2] + v[3] * v[3];
+        }
+        return sum;
+    }
     for (uint32_t i = first; i < n; i += step) {
-        const float v = sl_load(x + i);
-        sum += v * v;
+        v[0] = sl_load(x + i);
+        sum += v[0] * v[0];
     }
     return sum;
 }

@@ -6,22 +6,37 @@
 
 namespace {
 
-__global__ void route_score(sl_route_args a) {
+struct route_launch {
+    sl_route_args a;
+    bool fours; /* x, w and the norm's weights are read by fours */
+};
+
+__global__ void route_score(route_launch launch) {
     __shared__ float shared[SL_TEAM_WARPS];
+    const sl_route_args &a = launch.a;
     const uint64_t row = blockIdx.x;
     if (row >= sl_row_count(a.rows)) return;
     const float *x = a.x + row * a.x_stride;
-    const float sum = sl_team_sum(sl_square_sum(x, a.d, threadIdx.x, blockDim.x), SL_TEAM_WARPS, shared);
+    const float sum = sl_team_sum(sl_square_sum(x, a.d, threadIdx.x, blockDim.x, launch.fours), SL_TEAM_WARPS, shared);
     const float scale = 1 / sqrtf(sum / static_cast<float>(a.d) + a.eps);
     float z = 0;
-    for (uint32_t i = threadIdx.x; i < a.d; i += blockDim.x) z += a.w[i] * (x[i] * scale * a.norm[i]);
+#pragma unroll 4
+    for (uint32_t i = 4 * threadIdx.x; launch.fours && i < a.d; i += 4 * blockDim.x) {
+        float v[4], w[4], by[4];
+        sl_load4(x + i, v), sl_load4(a.w + i, w), sl_load4(a.norm + i, by);
+        for (int j = 0; j < 4; j++) z += w[j] * (v[j] * scale * by[j]);
+    }
+    for (uint32_t i = launch.fours ? a.d : threadIdx.x; i < a.d; i += blockDim.x) z += a.w[i] * (x[i] * scale * a.norm[i]);
     __syncthreads(); /* the first sum has been read */
     z = sl_team_sum(z, SL_TEAM_WARPS, shared) + *a.b;
-    if (threadIdx.x == 0) a.rho[row] = a.tau < 1 ? fmaxf(0, 1 - sl_sigmoid(-z) / (1 - a.tau)) : 0;
+    if (threadIdx.x == 0) a.rho[row] = a.tau < 1 ? fmaxf(0, 1 - sl_sigmoid<float>(-z) / (1 - a.tau)) : 0;
 }
 
 } /* namespace */
 
 int sl_route_score_cuda(const sl_route_args *args, sl_cuda_stream stream) {
-    return sl_launch(route_score, dim3(args->rows.max), dim3(SL_TEAM_WARPS * SL_TEAM_WARP), 0, stream, *args);
+    const bool fours = args->d % 4 == 0 && sl_is_fours(args->x, args->x_stride, sizeof(float)) &&
+                       sl_is_fours(args->w, 0, sizeof(float)) && sl_is_fours(args->norm, 0, sizeof(float));
+    return sl_launch(route_score, dim3(args->rows.max), dim3(SL_TEAM_WARPS * SL_TEAM_WARP), 0, stream,
+                     route_launch{*args, fours});
 }

@@ -10,7 +10,7 @@ enum { SL_SCAN_WARP = 32 };
 
 /* r of a channel, silu(r + s), or r as it is where there is no s. */
 template <class T> __device__ __forceinline__ float sl_scan_input(const T *r, const T *s) {
-    return s ? sl_silu(sl_load(r) + sl_load(s)) : sl_load(r);
+    return s ? sl_silu<T>(sl_load(r) + sl_load(s)) : sl_load(r);
 }
 
 /* The n channels of one head of one token, by a warp: m = RMSNorm(y silu(g)) w, or y where w is NULL. y is
@@ -21,7 +21,7 @@ __device__ __forceinline__ void sl_scan_finish(float *y, const T *g, const float
     const uint32_t lane = threadIdx.x % SL_SCAN_WARP;
     float squares = 0;
     for (uint32_t p = lane; w && p < n; p += SL_SCAN_WARP) {
-        const float v = y[p] * sl_silu(sl_load(g + p));
+        const float v = y[p] * sl_silu<T>(sl_load(g + p));
         squares += v * v;
         y[p] = v;
     }

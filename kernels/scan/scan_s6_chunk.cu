@@ -209,7 +209,7 @@ __device__ __forceinline__ void load_r(const chunk_launch &l, const chunk &at, u
         float add[PIECE];
         sl_load8(in, r);
         if (s) sl_load8(s, add);
-        for (uint32_t j = 0; s && j < PIECE; j++) r[j] = sl_silu(r[j] + add[j]);
+        for (uint32_t j = 0; s && j < PIECE; j++) r[j] = sl_silu<sl_f16>(r[j] + add[j]);
     } else
         for (uint32_t j = 0; j < PIECE; j++)
             if (p + j < l.a.head_dim) r[j] = sl_scan_input(in + j, s ? s + j : s);

@@ -76,11 +76,11 @@ const char *sl_blas_library(void) { return sl_blas_missing() ? NULL : blas_libra
 
 /* Row-major y = x w^T is column-major y^T = w x^T, with w transposed as it lies. */
 static int product(sl_blas *blas, sl_act act, bool y_f32, size_t n_row, size_t n_tok, size_t k, const void *w,
-                   size_t w_stride, const void *x, size_t x_stride, void *y, size_t y_stride) {
-    const float one = 1, zero = 0;
+                   size_t w_stride, const void *x, size_t x_stride, void *y, size_t y_stride, float gain, bool add) {
+    const float beta = add ? 1 : 0;
     const int type = act == SL_ACT_F32 ? R_32F : R_16F, y_type = y_f32 ? R_32F : type;
-    const int status = blas_library.gemm(blas->handle, OP_T, OP_N, (int)n_row, (int)n_tok, (int)k, &one, w, type,
-                                         (int)w_stride, x, type, (int)x_stride, &zero, y, y_type,
+    const int status = blas_library.gemm(blas->handle, OP_T, OP_N, (int)n_row, (int)n_tok, (int)k, &gain, w, type,
+                                         (int)w_stride, x, type, (int)x_stride, &beta, y, y_type,
                                          (int)y_stride, COMPUTE_32F, ALGO_DEFAULT);
     if (status)
         snprintf(blas->trouble, sizeof blas->trouble, "; cuBLAS status %d, m %zu n %zu k %zu ld %zu %zu %zu types %d %d",

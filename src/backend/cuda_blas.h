@@ -8,11 +8,11 @@ typedef struct sl_blas {
     void *handle;
     char name[64];     /* "cuBLAS 12.6.4", or why there is none */
     char trouble[112]; /* of the last product that failed: "; cuBLAS status 7, ..."; empty: none has */
-    /* y[t][r] = sum_i w[r][i] x[t][i]: w [n_row, w_stride] and x [n_tok, x_stride] of type act, y [n_tok,
-     * y_stride] of type act or f32; sums in f32 (no TF32, no parts of them in f16). Device pointers, strides in
+    /* y[t][r] = gain sum_i w[r][i] x[t][i], added to y if add: w [n_row, w_stride] and x [n_tok, x_stride] of type act, y
+     * [n_tok, y_stride] of type act or f32; sums in f32 (no TF32, no parts of them in f16). Device pointers, strides in
      * elements. Returns 0 or cuBLAS's status. */
-    int (*product)(struct sl_blas *blas, sl_act act, bool y_f32, size_t n_row, size_t n_tok, size_t k,
-                   const void *w, size_t w_stride, const void *x, size_t x_stride, void *y, size_t y_stride);
+    int (*product)(struct sl_blas *blas, sl_act act, bool y_f32, size_t n_row, size_t n_tok, size_t k, const void *w,
+                   size_t w_stride, const void *x, size_t x_stride, void *y, size_t y_stride, float gain, bool add);
 } sl_blas;
 
 /* What follows, in a line that says why there is no cuBLAS. */

@@ -207,10 +207,10 @@ static int blas_part(const sl_cuda_pass *pass, const sl_product_args *a, bool pl
         int e = sl_expand_cuda(&expand, d->stream);
         if (e) return e;
     }
-    const bool direct = !a->bias && a->gain == 1 && a->out != SL_OUT_ADD;
-    int e =
-        d->blas.product(&d->blas, a->act, !direct || a->out == SL_OUT_F32, a->n_row, a->rows.max, a->k, w,
-                        w_stride, a->x, a->x_stride, direct ? a->y : d->sums, direct ? a->y_stride : a->n_row);
+    const bool direct = !a->bias && (a->out != SL_OUT_ADD || (!a->rho && !a->rows.index));
+    int e = d->blas.product(&d->blas, a->act, !direct || a->out != SL_OUT_ACT, a->n_row, a->rows.max, a->k, w, w_stride,
+                            a->x, a->x_stride, direct ? a->y : d->sums, direct ? a->y_stride : a->n_row,
+                            direct ? a->gain : 1, direct && a->out == SL_OUT_ADD);
     if (e) return cudaErrorUnknown; /* cuBLAS has codes of its own */
     return direct ? 0 : sl_store_cuda(a, d->sums, a->n_row, d->stream);
 }

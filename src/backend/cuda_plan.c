@@ -76,13 +76,13 @@ uint64_t sl_cuda_piece(const sl_cuda_plan *plan, const sl_tensor *w) {
 }
 
 /* A product over many rows goes through cuBLAS, which wants weights in the type of the activations, and where
- * the result is added, biased or scaled, a place for the sums. */
+ * the result has a bias or is added to some rows or by a factor of theirs, a place for the sums. */
 static void add_scratch(const sl_cuda_plan *plan, const sl_node *node, uint64_t *expand, uint64_t *sums) {
     const sl_linear *p = &node->u.linear;
     const uint64_t row = sl_round_up((size_t)sl_spec_width(&p->w->spec), 8) * sl_act_size(plan->act);
     const uint64_t piece = sl_cuda_piece(plan, p->w);
     if (!sl_cuda_is_plain(plan, p->w) && piece * row > *expand) *expand = piece * row;
-    const bool finished = p->bias || p->acc != SL_NO_VALUE || plan->is_hidden[plan->alias[p->x]];
+    const bool finished = p->bias || (p->acc != SL_NO_VALUE && (p->rho != SL_NO_VALUE || node->domain != SL_ALL));
     if (finished && piece > *sums) *sums = piece;
 }
 

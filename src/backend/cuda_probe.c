@@ -57,7 +57,7 @@ static cudaError_t multiply_once(probe *p) {
     const size_t n = matrix_width(), bytes = n * n * sl_act_size(p->act);
     uint8_t *w = p->block + (sl_cuda_is_test_device() ? 0 : WORKSPACE);
     return p->blas.product(&p->blas, p->act, p->act == SL_ACT_F32, n, n, n, w, n, w + bytes, n, w + 2 * bytes,
-                           n)
+                           n, 1, false)
                ? cudaErrorUnknown
                : cudaSuccess;
 }

@@ -426,7 +426,7 @@ static void conv_case(check *c, sl_act act, uint32_t n_run, uint32_t n_head, uin
 
 void check_cuda_conv_runs(check *c) {
     static const uint32_t shapes[][3] = { { 3, 3, 4 }, { 9, 8, 2 }, { 2, 64, 4 }, { 2, 100, 1 }, { 1, 300, 7 },
-                                          { 4, 5, 40 }, { 5, 4, 3 } };
+                                          { 4, 5, 40 }, { 5, 4, 3 }, { 5, 8, 4 }, { 17, 64, 4 }, { 3, 256, 4 }, { 9, 24, 4 } };
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes && !c->failed; s++)
         for (int act = 0; act < 2; act++)
             conv_case(c, (sl_act)act, 5, shapes[s][0], shapes[s][1], shapes[s][2]);

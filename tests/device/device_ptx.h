@@ -240,6 +240,10 @@ static inline f32 ptx_ex2(f32 a) {
     const f32 exact = static_cast<f32>(exp2(static_cast<f64>(a)));
     return a == rintf(a) ? exact : ptx_inexact(exact, a);
 }
+/* A quotient by what is beyond 2^126 is 0. */
+static inline f32 ptx_div_approx(f32 a, f32 b) {
+    return fabsf(b) > 0x1p126f && !isinf(a) ? copysignf(0, a) * copysignf(1, b) : ptx_inexact(a / b, a + b);
+}
 static inline f32 ptx_saturate(f32 v) { return v != v ? 0.0f : ptx_min(ptx_max(v, 0.0f), 1.0f); }
 
 /* To an integer: no number is 0, what is beyond is the nearest there is. */

@@ -81,20 +81,22 @@ static void fetch(void *to, const void *from, size_t n_bytes) {
 /* ---- products ----------------------------------------------------------------------------------- */
 
 /* Rows of different lengths in memory, and what lies between them stays. */
-static void check_product(sl_act act, bool y_f32) {
-    static float w_values[N_ROW * W_STRIDE], x_values[N_TOK * X_STRIDE], got[N_TOK * Y_STRIDE];
+static void check_product(sl_act act, bool y_f32, float gain, bool add) {
+    static float w_values[N_ROW * W_STRIDE], x_values[N_TOK * X_STRIDE], y_values[N_TOK * Y_STRIDE], got[N_TOK * Y_STRIDE];
     const sl_act y_act = y_f32 ? SL_ACT_F32 : act;
     void *w = make(N_ROW * W_STRIDE, 1, act, w_values), *x = make(N_TOK * X_STRIDE, 2, act, x_values), *y;
-    assert_int_equal(cudaMalloc(&y, N_TOK * Y_STRIDE * size_of(y_act)), cudaSuccess); /* all NaN */
-    assert_int_equal(blas.product(&blas, act, y_f32, N_ROW, N_TOK, K, w, W_STRIDE, x, X_STRIDE, y, Y_STRIDE), 0);
+    if (add) y = make(N_TOK * Y_STRIDE, 3, y_act, y_values);
+    else assert_int_equal(cudaMalloc(&y, N_TOK * Y_STRIDE * size_of(y_act)), cudaSuccess); /* all NaN */
+    assert_int_equal(blas.product(&blas, act, y_f32, N_ROW, N_TOK, K, w, W_STRIDE, x, X_STRIDE, y, Y_STRIDE, gain, add), 0);
     fetch(got, y, N_TOK * Y_STRIDE * size_of(y_act));
     for (size_t t = 0; t < N_TOK; t++)
         for (size_t r = 0; r < Y_STRIDE; r++) {
             const float v = load(got, t * Y_STRIDE + r, y_act);
-            double sum = 0;
-            if (r >= N_ROW) assert_true(isnan(v));
+            const float before = add ? y_values[t * Y_STRIDE + r] : 0;
+            double sum = (double)before;
+            if (r >= N_ROW) assert_true(add ? v == before : isnan(v));
             for (size_t i = 0; i < K && r < N_ROW; i++)
-                sum += (double)w_values[r * W_STRIDE + i] * (double)x_values[t * X_STRIDE + i];
+                sum += (double)gain * (double)w_values[r * W_STRIDE + i] * (double)x_values[t * X_STRIDE + i];
             if (r < N_ROW) assert_true(fabs((double)v - sum) <= ldexp(fabs(sum), y_act == SL_ACT_F32 ? -20 : -11));
         }
     cudaFree(w);
@@ -106,9 +108,12 @@ static void test_products(void **state) {
     (void)state;
     assert_null(sl_blas_missing());
     assert_string_equal(blas.name, "cuBLAS 13.10.0");
-    check_product(SL_ACT_F32, true);
-    check_product(SL_ACT_F16, false);
-    check_product(SL_ACT_F16, true);
+    check_product(SL_ACT_F32, true, 1, false);
+    check_product(SL_ACT_F16, false, 1, false);
+    check_product(SL_ACT_F16, true, 1, false);
+    check_product(SL_ACT_F32, true, 1, true);
+    check_product(SL_ACT_F16, false, 4, false);
+    check_product(SL_ACT_F16, true, 64, true);
 }
 
 /* One row of ones and one token: the sum of x, as f16. */
@@ -116,7 +121,7 @@ static float sum_of(const float *values, size_t n) {
     uint16_t w_bits[K], x_bits[K], y_bits;
     for (size_t i = 0; i < n; i++) store(w_bits, i, 1, SL_ACT_F16), store(x_bits, i, values[i], SL_ACT_F16);
     void *w = on_device(w_bits, 2 * n), *x = on_device(x_bits, 2 * n), *y = on_device(x_bits, 2);
-    assert_int_equal(blas.product(&blas, SL_ACT_F16, false, 1, 1, n, w, n, x, n, y, 1), 0);
+    assert_int_equal(blas.product(&blas, SL_ACT_F16, false, 1, 1, n, w, n, x, n, y, 1, 1, false), 0);
     fetch(&y_bits, y, 2);
     cudaFree(w);
     cudaFree(x);
@@ -154,7 +159,7 @@ static void test_refused(void **state) {
     void *w = make(8 * 16, 1, SL_ACT_F32, values), *x = make(4 * 16, 1, SL_ACT_F32, values), *y = on_device(values, 160);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_not_equal(blas.product(&blas, SL_ACT_F32, true, bad[i].n_row, bad[i].n_tok, bad[i].k, w,
-                                          bad[i].w_stride, x, bad[i].x_stride, y, bad[i].y_stride), 0);
+                                          bad[i].w_stride, x, bad[i].x_stride, y, bad[i].y_stride, 1, false), 0);
         if (!strstr(sl_device_fault(), bad[i].text)) fail_msg("%s: %s", bad[i].text, sl_device_fault());
     }
     cudaFree(w);
@@ -166,7 +171,7 @@ static void test_refused(void **state) {
 static void test_workspace(void **state) {
     (void)state;
     float first;
-    check_product(SL_ACT_F32, true);
+    check_product(SL_ACT_F32, true, 1, false);
     fetch(&first, workspace, 4);
     assert_false(isnan(first));
 }
@@ -179,7 +184,7 @@ static void test_captured(void **state) {
     cudaGraphExec_t exec;
     float *w = on_device(&w_value, 4), *x = on_device(&x_value, 4), *y = on_device(&y_value, 4);
     assert_int_equal(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
-    assert_int_equal(blas.product(&blas, SL_ACT_F32, true, 1, 1, 1, w, 1, x, 1, y, 1), 0);
+    assert_int_equal(blas.product(&blas, SL_ACT_F32, true, 1, 1, 1, w, 1, x, 1, y, 1, 1, false), 0);
     assert_int_equal(cudaStreamEndCapture(stream, &graph), cudaSuccess);
     assert_int_equal(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
     fetch(&y_value, y, 4);
@@ -202,7 +207,7 @@ static void test_launch_that_fails(void **state) {
     float value = 1;
     float *p = on_device(&value, 4);
     sl_device_fail_at(1);
-    assert_int_equal(blas.product(&blas, SL_ACT_F32, true, 1, 1, 1, p, 1, p, 1, p, 1), 13);
+    assert_int_equal(blas.product(&blas, SL_ACT_F32, true, 1, 1, 1, p, 1, p, 1, p, 1, 1, false), 13);
     assert_string_equal(blas.trouble, "; cuBLAS status 13, m 1 n 1 k 1 ld 1 1 1 types 0 0");
     sl_device_fail_at(0);
     cudaFree(p);
