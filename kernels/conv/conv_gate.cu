@@ -143,10 +143,10 @@ template <class T> __global__ void __launch_bounds__(THREADS) conv_octets(conv_l
     for (uint64_t j = 0; j < TAPS; j++) sl_load8(a.taps + j * a.e + c, o.taps[j]);
     sl_load8(a.bias + c, o.bias);
     if (a.norm) sl_load8(a.norm + c, o.norm);
-    float z[TAPS - 1 + BATCH][OCTET]; /* of the tokens before, and of those that follow, asked for together */
+    float z[TAPS - 1 + BATCH][OCTET] = {}; /* of the tokens before, and of those that follow, asked for together */
     for (uint64_t j = 0; j < TAPS - 1; j++)
-        if (from == 0) sl_load8(state + j * a.e, z[j]);
-        else sample_octet(rows + (from - (TAPS - 1) + j) * a.in_stride, a.e, z[j]);
+        if (from > 0) sample_octet(rows + (from - (TAPS - 1) + j) * a.in_stride, a.e, z[j]);
+        else if (at < a.e) sl_load8(state + j * a.e, z[j]); /* which the thread itself replaces in the end */
     T *s = static_cast<T *>(a.s) + start * a.s_stride + c;
     for (uint32_t t = 0; t < n; t += BATCH) {
 #pragma unroll

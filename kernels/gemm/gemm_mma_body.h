@@ -60,18 +60,25 @@ __device__ __forceinline__ void bring_halves(uint4 *to, const uint16_t *row, uin
     for (uint32_t j = 0; j < 8; j++) ((uint16_t *)to)[j] = i + j < k ? row[i + j] : 0;
 }
 
-/* What one thread brings of a tile: chunk threadIdx.x % ROW_CHUNKS of every APART-th row. */
-template <class S> struct x_source {
+/* What one thread brings of a tile of rows of 16-bit numbers: chunk threadIdx.x % ROW_CHUNKS of every APART-th row. */
+template <class S, int rows> struct halves_source {
     const uint16_t *row; /* the first */
     size_t stride;
     uint32_t n_row, k; /* rows from the first on */
     bool aligned;
 
+    /* Nearly always there are all rows, and the chunk is within them: one condition and an addition for each copy. */
     __device__ __forceinline__ void bring(uint4 *tile, uint32_t i) const {
+        const uint16_t *from = row + i;
+        if (aligned && n_row > rows - S::APART && i + 8 <= k) {
 #pragma unroll
-        for (uint32_t r = 0; r < S::TOKENS; r += S::APART)
-            bring_halves(tile + r * ROW_CHUNKS, row + (r < n_row ? r : 0) * stride, r < n_row ? k : 0, i,
-                         aligned);
+            for (uint32_t r = 0; r < rows; r += S::APART, from += S::APART * stride)
+                sl_copy_async16(tile + r * ROW_CHUNKS, from);
+            return;
+        }
+#pragma unroll 1
+        for (uint32_t r = 0; r < rows; r += S::APART)
+            bring_halves(tile + r * ROW_CHUNKS, row + (r < n_row ? r : 0) * stride, r < n_row ? k : 0, i, aligned);
     }
 };
 
@@ -83,15 +90,15 @@ template <sl_type type, class S> struct w_source {
     sl_eight<type> eights[S::COLS / S::APART];
 
     __device__ __forceinline__ void begin(uint4 *tile, uint32_t i) {
-#pragma unroll
-        for (uint32_t r = 0; r < S::COLS; r += S::APART) {
-            const unsigned char *from = row + (r < n_row ? r : 0) * row_bytes;
-            const uint32_t length = r < n_row ? k : 0;
-            if constexpr (type == SL_F16)
-                bring_halves(tile + r * ROW_CHUNKS, (const uint16_t *)from, length, i,
-                             ((uintptr_t)row | row_bytes) % 16 == 0);
-            else if (i + 8 <= length) eights[r / S::APART].load(from, sl_groups_of(k), i);
+        if constexpr (type == SL_F16) {
+            halves_source<S, S::COLS>{(const uint16_t *)row, row_bytes / 2, n_row, k,
+                                      ((uintptr_t)row | row_bytes) % 16 == 0}.bring(tile, i);
+            return;
         }
+#pragma unroll
+        for (uint32_t r = 0; r < S::COLS; r += S::APART)
+            if (i + 8 <= (r < n_row ? k : 0))
+                eights[r / S::APART].load(row + (r < n_row ? r : 0) * row_bytes, sl_groups_of(k), i);
     }
 
     __device__ __forceinline__ void end(uint4 *tile, uint32_t i) const {
@@ -225,7 +232,7 @@ __global__ void __launch_bounds__(S::THREADS, S::TOKENS == 64 && type == SL_F16 
     const uint32_t first = threadIdx.x / ROW_CHUNKS, chunk = threadIdx.x % ROW_CHUNKS, at = place(first, chunk);
     const uint16_t *x_start = (const uint16_t *)p.x + (size_t)block * a.x_step;
     const uint32_t x_row = t0 + first < n ? t0 + first : t0, w_row = r0 + first < p.n_row ? r0 + first : r0;
-    const x_source<S> x = {x_start + x_row * p.x_stride, p.x_stride, t0 + first < n ? n - t0 - first : 0, p.k,
+    const halves_source<S, S::TOKENS> x = {x_start + x_row * p.x_stride, p.x_stride, t0 + first < n ? n - t0 - first : 0, p.k,
                            ((uintptr_t)x_start | p.x_stride * 2) % 16 == 0};
     w_source<type, S> w;
     w.row = (const unsigned char *)p.w + ((size_t)block * p.n_row + w_row) * p.w_row_bytes;
