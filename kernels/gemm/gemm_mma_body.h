@@ -137,16 +137,17 @@ template <sl_type type, class S> struct w_source {
 template <class S>
 __device__ __forceinline__ void multiply(const stage<S> &s, uint32_t warp, uint32_t lane,
                                          float sum[S::N_X][S::N_W][4]) {
-    const uint32_t x_row = warp % 2 * S::WARP_TOKENS + lane % 16;
-    const uint32_t w_row = warp / 2 * S::WARP_COLS + lane % 8 + lane / 16 * 8;
+    /* Chunk 2 d + c of a row lies at chunk c's place ^ 2 d, and the same chunk of a row 8 on is a constant away. */
+    const uint32_t x_at = place(warp % 2 * S::WARP_TOKENS + lane % 16, lane / 16);
+    const uint32_t w_at = place(warp / 2 * S::WARP_COLS + lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll
     for (uint32_t d = 0; d < DEPTH / 16; d++) {
         uint32_t x[S::N_X][4], w[4];
 #pragma unroll
-        for (uint32_t i = 0; i < S::N_X; i++) sl_mma_load(x[i], s.x + place(x_row + 16 * i, 2 * d + lane / 16));
+        for (uint32_t i = 0; i < S::N_X; i++) sl_mma_load(x[i], s.x + (x_at ^ 2 * d) + 16 * i * ROW_CHUNKS);
 #pragma unroll
         for (uint32_t j = 0; j < S::N_W / 2; j++) {
-            sl_mma_load(w, s.w + place(w_row + 16 * j, 2 * d + lane / 8 % 2));
+            sl_mma_load(w, s.w + (w_at ^ 2 * d) + 16 * j * ROW_CHUNKS);
 #pragma unroll
             for (uint32_t i = 0; i < S::N_X; i++) {
                 sl_mma_f16(sum[i][2 * j], x[i], w);
