@@ -7,7 +7,7 @@
 #include "kernels/cuda.h"
 
 /* v / (1 + e^-x), T: the type of the activations. For f16 ones the device's own exponential and quotient do, half the
- * instructions: both are within 2^-20 up to |x| = 16, where f16 has 2^-11. */
+ * instructions: together they are within 2^-19 up to |x| = 16, where f16 has 2^-11. */
 template <class T> __device__ __forceinline__ float sl_sigmoid_times(float x, float v) {
     constexpr bool fast = std::is_same<T, sl_f16>::value;
     const float e = fast ? __expf(-fabsf(x)) : expf(-fabsf(x)), up = x < 0 ? v * e : v;
