@@ -14,6 +14,7 @@
  * Cost: 4 KEYS P operations a row and tile against 4 KEYS P bytes a block from L2: 64 per byte. A warp reads
  * each tile once from shared memory for its 16 rows: 16 per byte. Three blocks share an SM up to P = 128,
  * beyond two (on sm_80 one, for its shared memory): one's exponentials hide behind another's products. */
+#include "kernels/approx_cuda.h"
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/mma_cuda.h"
 
@@ -180,11 +181,11 @@ template <int WIDTH> __device__ void weigh(rows<WIDTH> &mine, int h, float unit,
 #pragma unroll
     for (int i = 0; i < N_TILE * 2; i++)
         best = fmaxf(best, score[i / 2][2 * h + i % 2]);
-    const float top = fmaxf(mine.top[h], quad_max(best) * unit - LIFT), fade = exp2f(mine.top[h] - top);
+    const float top = fmaxf(mine.top[h], quad_max(best) * unit - LIFT), fade = sl_exp2_approx(mine.top[h] - top);
 #pragma unroll
     for (int i = 0; i < N_TILE * 2; i++) {
         float *weight = &score[i / 2][2 * h + i % 2];
-        *weight = exp2f(fmaf(*weight, unit, -top));
+        *weight = sl_exp2_approx(fmaf(*weight, unit, -top));
         total += *weight;
     }
     mine.top[h] = top;

@@ -1,6 +1,7 @@
 /* Broken CUDA kernels: one plain attention, a thread for each query head, and one plain drawing, a thread for
  * each row, each with one defect. Without a defect they pass every check, so that it is the defect which is
  * caught. Attention on the matrix units: the kernel's own source, each time with one thing replaced. */
+#include "kernels/approx_cuda.h"
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/mma_cuda.h"
 

@@ -81,32 +81,53 @@ static void check_pairs(check *c, const float pair[32][2], const uint32_t *f16, 
     }
 }
 
+static double unit_of(double v) {
+    int exponent;
+    frexp(v, &exponent);
+    return ldexp(1, exponent - 24);
+}
+
+/* Powers within 2 units in the last place of what is best, which is half a unit off, reciprocals within one; 0 where a
+ * power is not normal. */
+static void check_approx(check *c, const float *exponent, const float *power, const float *reciprocal) {
+    for (size_t i = 0; i < 32; i++) {
+        const double want = exp2((double)exponent[i]), of = 1 / (double)(1 + fabsf(exponent[i]));
+        check_near(c, "power", i, power[i], want < 0x1p-126 ? 0 : want, want < 0x1p-126 ? 0 : 2.5 * unit_of(want));
+        check_near(c, "reciprocal", i, reciprocal[i], of, 1.5 * unit_of(of));
+    }
+}
+
 static void check_warp(check *c, bool f16, bool integer, uint32_t n_valid) {
     check_case(c, "%s, %s, %u rows", f16 ? "f16" : "bf16", integer ? "integers" : "any numbers", n_valid);
     product p;
     uint16_t rows[N_FRAGMENT_ROW * 8];
     uint32_t row[32], loaded[32][4], transposed[32][4], pair_f16[32], pair_half[32];
-    float pair[32][2], after[32][4];
+    float pair[32][2], after[32][4], exponent[32], power[32], reciprocal[32];
     make_product(c, f16, integer, &p);
     for (uint32_t i = 0; i < N_FRAGMENT_ROW * 8; i++) rows[i] = (uint16_t)i;
     for (int i = 0; i < 32; i++) {
         row[i] = (uint32_t)check_index(c, N_FRAGMENT_ROW);
         for (int j = 0; j < 2; j++) pair[i][j] = check_uniform(c, -9, 9) * (i % 3 ? 20000 : 1);
+        exponent[i] = i ? check_uniform(c, i % 2 ? -135 : -1, i % 2 ? 127 : 1) : -INFINITY;
     }
     sl_fragments_args a = { .a = cuda_put(p.words_a, sizeof p.words_a, 16),
                             .b = cuda_put(p.words_b, sizeof p.words_b, 16),
                             .d = cuda_put(p.words_d, sizeof p.words_d, 16), .f16 = f16,
                             .rows = cuda_put(rows, n_valid * 16, 16), .row = cuda_put(row, sizeof row, 16),
-                            .n_valid = n_valid, .pair = cuda_put(pair, sizeof pair, 16) };
+                            .n_valid = n_valid, .pair = cuda_put(pair, sizeof pair, 16),
+                            .exponent = cuda_put(exponent, sizeof exponent, 16) };
     a.loaded = cuda_new(sizeof loaded, 16), a.transposed = cuda_new(sizeof transposed, 16);
     a.f16_pair = cuda_new(sizeof pair_f16, 16), a.half_pair = cuda_new(sizeof pair_half, 16);
+    a.power = cuda_new(sizeof power, 16), a.reciprocal = cuda_new(sizeof reciprocal, 16);
     cuda_run(sl_fragments_cuda(&a, NULL));
+    cuda_get(power, a.power, sizeof power), cuda_get(reciprocal, a.reciprocal, sizeof reciprocal);
     cuda_get(after, a.d, sizeof after);
     cuda_get(loaded, a.loaded, sizeof loaded), cuda_get(transposed, a.transposed, sizeof transposed);
     cuda_get(pair_f16, a.f16_pair, sizeof pair_f16), cuda_get(pair_half, a.half_pair, sizeof pair_half);
     check_sums(c, integer, &p, (const float(*)[4])after);
     check_loads(c, row, n_valid, (const uint32_t(*)[4])loaded, (const uint32_t(*)[4])transposed);
     check_pairs(c, (const float(*)[2])pair, pair_f16, pair_half);
+    check_approx(c, exponent, power, reciprocal);
     cuda_free();
     check_end(c);
 }

@@ -1,5 +1,6 @@
 /* See cuda_fragments.h. */
 #include "cuda_fragments.h"
+#include "kernels/approx_cuda.h"
 #include "kernels/mma_cuda.h"
 
 namespace {
@@ -32,6 +33,8 @@ __global__ void __launch_bounds__(32) fragments_kernel(sl_fragments_args a) {
         a.transposed[4 * lane + i] = turned[i];
     }
     a.f16_pair[lane] = sl_pack_f16(a.pair[2 * lane], a.pair[2 * lane + 1]);
+    a.power[lane] = sl_exp2_approx(a.exponent[lane]);
+    a.reciprocal[lane] = sl_reciprocal_approx(1 + fabsf(a.exponent[lane]));
     a.half_pair[lane] = sl_pack_half(a.pair[2 * lane], a.pair[2 * lane + 1]);
 }
 

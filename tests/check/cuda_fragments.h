@@ -1,4 +1,4 @@
-/* One warp that uses each function of kernels/mma_cuda.h once, for its test. */
+/* One warp that uses each function of kernels/mma_cuda.h and approx_cuda.h once, for its test. */
 #ifndef SL_TESTS_CHECK_CUDA_FRAGMENTS_H
 #define SL_TESTS_CHECK_CUDA_FRAGMENTS_H
 
@@ -19,6 +19,8 @@ typedef struct sl_fragments_args {
     uint32_t *loaded, *transposed; /* [32, 4] */
     const float *pair;        /* [32, 2] */
     uint32_t *f16_pair, *half_pair; /* [32] */
+    const float *exponent;    /* [32] */
+    float *power, *reciprocal; /* [32]: of 2 to the exponent, of 1 beside its size */
 } sl_fragments_args;
 enum { N_FRAGMENT_ROW = 64 };
 int sl_fragments_cuda(const sl_fragments_args *args, sl_cuda_stream stream);

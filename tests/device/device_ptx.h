@@ -227,23 +227,20 @@ template <class T> static inline T ptx_max(T a, T b) {
 }
 
 static inline f32 ptx_flush(f32 v) { return fabsf(v) < 0x1p-126f ? copysignf(0, v) : v; }
-/* 2 units in the last place off (the bound of ex2.approx and its like), up or down. */
-static inline f32 ptx_inexact(f32 exact, f32 operand) {
+/* As many units in the last place off, up or down. */
+static inline f32 ptx_inexact(f32 exact, f32 operand, u32 units) {
     const u32 size = __float_as_uint(exact) & 0x7fffffffu;
     if (size < 0x00800002u || size > 0x7f7ffffdu) /* none left to be off by, infinite, no number */
         return exact;
     const bool up = (__float_as_uint(operand) * 0x9e3779b9u) >> 31;
-    return __uint_as_float(__float_as_uint(exact) + (up ? 2u : -2u));
+    return __uint_as_float(__float_as_uint(exact) + (up ? units : 0 - units));
 }
 /* Powers of whole numbers are exact. */
 static inline f32 ptx_ex2(f32 a) {
     const f32 exact = static_cast<f32>(exp2(static_cast<f64>(a)));
-    return a == rintf(a) ? exact : ptx_inexact(exact, a);
+    return a == rintf(a) ? exact : ptx_inexact(exact, a, 2);
 }
-/* A quotient by what is beyond 2^126 is 0. */
-static inline f32 ptx_div_approx(f32 a, f32 b) {
-    return fabsf(b) > 0x1p126f && !isinf(a) ? copysignf(0, a) * copysignf(1, b) : ptx_inexact(a / b, a + b);
-}
+static inline f32 ptx_rcp_approx(f32 a) { return ptx_flush(ptx_inexact(1 / ptx_flush(a), a, 1)); }
 static inline f32 ptx_saturate(f32 v) { return v != v ? 0.0f : ptx_min(ptx_max(v, 0.0f), 1.0f); }
 
 /* To an integer: no number is 0, what is beyond is the nearest there is. */
