@@ -93,12 +93,12 @@ template <sl_type type, class S> struct w_source {
         if constexpr (type == SL_F16) {
             halves_source<S, S::COLS>{(const uint16_t *)row, row_bytes / 2, n_row, k,
                                       ((uintptr_t)row | row_bytes) % 16 == 0}.bring(tile, i);
-            return;
-        }
+        } else {
 #pragma unroll
-        for (uint32_t r = 0; r < S::COLS; r += S::APART)
-            if (i + 8 <= (r < n_row ? k : 0))
-                eights[r / S::APART].load(row + (r < n_row ? r : 0) * row_bytes, sl_groups_of(k), i);
+            for (uint32_t r = 0; r < S::COLS; r += S::APART)
+                if (i + 8 <= (r < n_row ? k : 0))
+                    eights[r / S::APART].load(row + (r < n_row ? r : 0) * row_bytes, sl_groups_of(k), i);
+        }
     }
 
     __device__ __forceinline__ void end(uint4 *tile, uint32_t i) const {
