@@ -59,7 +59,7 @@ struct ask_args {
     const unsigned *x; /* [N_ONE, 3] */
     unsigned *y;       /* [N_ONE] */
 };
-static __global__ void ask(ask_args a) {
+__global__ void ask(ask_args a) {
 #ifdef __CUDACC__
 #define X(name, text, one, two, three, want) \
     asm volatile(text : "=r"(a.y[name]) : "r"(a.x[3 * name]), "r"(a.x[3 * name + 1]), "r"(a.x[3 * name + 2]));
@@ -75,7 +75,7 @@ struct fault_args {
     wrong what;
     unsigned *y; /* [64] */
 };
-static __global__ void __launch_bounds__(64) fault(fault_args a) {
+__global__ void __launch_bounds__(64) fault(fault_args a) {
     SL_SHARED(unsigned, s);
     const unsigned i = threadIdx.x;
     s[a.what == BEYOND_SHARED ? i + 1 : i] = i;
@@ -89,7 +89,7 @@ struct lanes_args {
     float *x;    /* [32] */
     unsigned *y; /* [32, 3] */
 };
-static __global__ void lanes(lanes_args a) {
+__global__ void lanes(lanes_args a) {
     const unsigned i = threadIdx.x;
     a.y[3 * i] = __shfl_down_sync(~0u, i, 3, 8);
     a.y[3 * i + 1] = __ballot_sync(~0u, i % 3 == 0);
