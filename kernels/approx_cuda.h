@@ -1,5 +1,5 @@
 /* The device's own exponential and reciprocal, one instruction each where expf and a division are a dozen: for values
- * that are rounded to f16 afterwards. Results below 2^-126 are 0. Inline PTX, as kernels/mma_cuda.h and nowhere else;
+ * that are rounded to f16 afterwards. Results below 2^-126 are 0. Inline PTX, as else only in kernels/mma_cuda.h;
  * tests/check/cuda_fragments.c holds both to float64. C++ only, as kernels/cuda.h. */
 #ifndef SL_KERNELS_APPROX_CUDA_H
 #define SL_KERNELS_APPROX_CUDA_H

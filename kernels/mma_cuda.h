@@ -1,5 +1,5 @@
 /* Matrix units of a GPU (sm_80 and later): products of fragments, loads of fragments from shared memory,
- * copies from device to shared memory that do not occupy registers. The only home of inline PTX; the test
+ * copies from device to shared memory that do not occupy registers. The home of inline PTX (but for approx_cuda.h); the test
  * device runs each by its definition (tests/device/device_mma.cpp), and tests/check/cuda_fragments.cu holds
  * both to it element by element.
  *

@@ -1,9 +1,9 @@
 /* Gated causal depthwise convolution with its norm by heads on a CUDA device: bridge.md step 3.
  *
  * Of four taps and heads of 8, 16, .. 256 channels a thread walks eight channels through a chunk of a run's tokens, four
- * at a time, with the last three samples, taps and weights in registers: 24 instructions an output. Of other shapes a
+ * at a time, with the last three samples, taps and weights in registers: 25 instructions an output. Of other shapes a
  * block takes a chunk for a few heads, a warp one token of one head at a time, lanes over the channels, and every output
- * multiplies its k samples afresh: 200.
+ * multiplies its k samples afresh: 240.
  *
  * State. A chunk is at least k - 1 tokens, so only the first chunk of a run looks behind the run's start. Its
  * block also writes the new state when it has read the old one, a thread a channel (or eight) in the order of rows: none

@@ -25,7 +25,8 @@ namespace {
 
 enum { WARP = 32, N_STAGE = 3 };
 enum { DEPTH = 64, ROW_CHUNKS = DEPTH / 8 }; /* a chunk: eight f16, 16 bytes */
-enum { FEW_BLOCKS = 64, HUGE_BLOCKS = 256, MANY_BLOCKS = 264 }; /* half the SMs of the GPUs this is meant for, and twice as many */
+/* For half the SMs of the GPUs this is meant for, for nearly all of them if half the rows are missing, two for each. */
+enum { FEW_BLOCKS = 64, HUGE_BLOCKS = 256, MANY_BLOCKS = 264 };
 
 /* A block's tile; two rows of warps side by side. */
 template <int tokens, int cols, int warps> struct shape {

@@ -79,6 +79,13 @@ namespace lanes_conv {
 }
 #undef sl_warp_sum
 
+/* Each eight channels are normed by themselves. */
+#define __shfl_xor_sync(mask, v, step) (v)
+namespace alone_conv {
+#include "kernels/conv/conv_gate.cu"
+}
+#undef __shfl_xor_sync
+
 extern "C" {
 int mutant_cuda_bridge_no_barrier(const sl_bridge_cuda_args *a, sl_cuda_stream s) {
     return no_barrier_bridge::sl_bridge_cuda(a, s);
@@ -88,6 +95,9 @@ int mutant_cuda_bridge_rounded(const sl_bridge_cuda_args *a, sl_cuda_stream s) {
 }
 int mutant_cuda_conv_no_barrier(const sl_conv_cuda_args *a, sl_cuda_stream s) {
     return no_barrier_conv::sl_conv_gate_cuda(a, s);
+}
+int mutant_cuda_conv_alone(const sl_conv_cuda_args *a, sl_cuda_stream s) {
+    return alone_conv::sl_conv_gate_cuda(a, s);
 }
 int mutant_cuda_conv_lanes(const sl_conv_cuda_args *a, sl_cuda_stream s) {
     return lanes_conv::sl_conv_gate_cuda(a, s);
