@@ -130,8 +130,7 @@ __device__ __forceinline__ void norm_octet(float v[OCTET], const float norm[OCTE
     for (int i = 0; i < OCTET; i++) v[i] = v[i] * scale * norm[i];
 }
 
-template <class T> __global__ void __launch_bounds__(THREADS) conv_octets(conv_launch launch) {
-    const sl_conv_cuda_args &a = launch.a;
+template <class T> __global__ void __launch_bounds__(THREADS) conv_octets(sl_conv_cuda_args a) {
     const uint32_t from = blockIdx.z * OCTET_CHUNK, start = a.runs.start[blockIdx.y];
     const uint32_t n_tok = a.runs.start[blockIdx.y + 1] - start, n = min(static_cast<uint32_t>(OCTET_CHUNK), n_tok - from);
     if (from >= n_tok) return;
@@ -171,18 +170,13 @@ template <class T> __global__ void __launch_bounds__(THREADS) conv_octets(conv_l
     }
 }
 
-/* Whether rows of eights begin at multiples of 16 bytes. */
-static bool has_octets(const void *p, uint64_t stride, uint64_t size) {
-    return (reinterpret_cast<uintptr_t>(p) | stride * size) % 16 == 0;
-}
-
 static bool is_octets(const sl_conv_cuda_args &a) {
     const uint32_t lanes = a.head_dim / OCTET;
-    const uint64_t size = sl_act_size(a.act);
+    const uint64_t size = sl_act_size(a.act), piece = sizeof(uint4); /* read at once */
     return a.k == TAPS && a.head_dim % OCTET == 0 && lanes <= WARP && (lanes & (lanes - 1)) == 0 &&
-           has_octets(a.pqv, a.in_stride, size) && has_octets(a.s, a.s_stride, size) &&
-           has_octets(a.state.data, a.state.slot_stride, sizeof(float)) && has_octets(a.taps, 0, 1) &&
-           has_octets(a.bias, 0, 1) && has_octets(a.norm, 0, 1);
+           sl_is_aligned(a.pqv, a.in_stride * size, piece) && sl_is_aligned(a.s, a.s_stride * size, piece) &&
+           sl_is_aligned(a.state.data, a.state.slot_stride * sizeof(float), piece) && sl_is_aligned(a.taps, 0, piece) &&
+           sl_is_aligned(a.bias, 0, piece) && sl_is_aligned(a.norm, 0, piece);
 }
 
 } /* namespace */
@@ -191,7 +185,7 @@ int sl_conv_gate_cuda(const sl_conv_cuda_args *args, sl_cuda_stream stream) {
     if (is_octets(*args))
         return sl_launch(args->act == SL_ACT_F16 ? conv_octets<sl_f16> : conv_octets<float>,
                          dim3(sl_ceil_div(args->e, OCTET * THREADS), args->runs.n, sl_ceil_div(args->runs.max_tok, OCTET_CHUNK)),
-                         dim3(THREADS), 0, stream, conv_launch{*args, 0, 0, 0});
+                         dim3(THREADS), 0, stream, *args);
     const uint32_t n_head = args->e / args->head_dim, room = SHARED_FLOATS / args->head_dim;
     const uint32_t n_warp = room < 1 ? 1 : room < MAX_WARP ? room : static_cast<uint32_t>(MAX_WARP);
     const uint32_t chunk = args->k - 1 > CHUNK ? args->k - 1 : static_cast<uint32_t>(CHUNK);

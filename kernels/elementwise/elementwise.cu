@@ -35,8 +35,7 @@ template <class T> __global__ void silu_mul(silu_launch launch) {
 }
 
 static bool is_wide(const void *p, uint64_t stride, sl_act act) {
-    const uint64_t group = WIDE * sl_act_size(act);
-    return reinterpret_cast<uintptr_t>(p) % group == 0 && stride % WIDE == 0;
+    return sl_is_aligned(p, stride * sl_act_size(act), WIDE * sl_act_size(act));
 }
 
 int sl_silu_mul_cuda(const sl_silu_args *args, sl_cuda_stream stream) {

@@ -21,6 +21,11 @@ __device__ __forceinline__ float sl_softplus(float x) { return fmaxf(x, 0) + log
 /* The rows of a domain that are there. */
 __device__ __forceinline__ uint32_t sl_row_count(const sl_rows &rows) { return rows.n ? *rows.n : rows.max; }
 
+/* Do rows that lie stride_bytes apart (0: the only one) begin at multiples of bytes? */
+static inline bool sl_is_aligned(const void *p, uint64_t stride_bytes, uint64_t bytes) {
+    return (reinterpret_cast<uintptr_t>(p) | stride_bytes) % bytes == 0;
+}
+
 static inline uint32_t sl_ceil_div(uint64_t a, uint64_t b) { return static_cast<uint32_t>((a + b - 1) / b); }
 
 #endif

@@ -21,11 +21,6 @@ __device__ __forceinline__ float sl_team_sum(float v, uint32_t n_warp, float *sh
     return v;
 }
 
-/* Do rows of stride elements begin where four of them can be read at once? (0: only one row) */
-static inline bool sl_is_fours(const void *p, uint64_t stride, uint64_t element_bytes) {
-    return (reinterpret_cast<uintptr_t>(p) | stride * element_bytes) % (4 * element_bytes) == 0;
-}
-
 /* The thread's part, from first on in steps, of the sum of squares of x [n]; of fours, where n is a multiple of 4 and x
  * is aligned to them. */
 template <class X>

@@ -41,9 +41,9 @@ template <class X, class Y> __global__ void rmsnorm(norm_launch launch) {
 }
 
 bool is_fours(const sl_norm_args &a) {
-    const uint64_t size = sl_act_size(a.act);
-    return a.n % 4 == 0 && a.w_step % 4 == 0 && sl_is_fours(a.x, a.x_stride, a.x_f32 ? sizeof(float) : size) &&
-           sl_is_fours(a.y, a.y_stride, size) && sl_is_fours(a.w, 0, sizeof(float));
+    const uint64_t size = sl_act_size(a.act), x_size = a.x_f32 ? sizeof(float) : size;
+    return a.n % 4 == 0 && a.w_step % 4 == 0 && sl_is_aligned(a.x, a.x_stride * x_size, 4 * x_size) &&
+           sl_is_aligned(a.y, a.y_stride * size, 4 * size) && sl_is_aligned(a.w, 0, sizeof(float4));
 }
 
 } /* namespace */

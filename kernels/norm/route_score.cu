@@ -35,8 +35,8 @@ __global__ void route_score(route_launch launch) {
 } /* namespace */
 
 int sl_route_score_cuda(const sl_route_args *args, sl_cuda_stream stream) {
-    const bool fours = args->d % 4 == 0 && sl_is_fours(args->x, args->x_stride, sizeof(float)) &&
-                       sl_is_fours(args->w, 0, sizeof(float)) && sl_is_fours(args->norm, 0, sizeof(float));
+    const bool fours = args->d % 4 == 0 && sl_is_aligned(args->x, args->x_stride * sizeof(float), sizeof(float4)) &&
+                       sl_is_aligned(args->w, 0, sizeof(float4)) && sl_is_aligned(args->norm, 0, sizeof(float4));
     return sl_launch(route_score, dim3(args->rows.max), dim3(SL_TEAM_WARPS * SL_TEAM_WARP), 0, stream,
                      route_launch{*args, fours});
 }

@@ -4,8 +4,8 @@
  * Each case is computed four times: all runs in one call, every run alone, token by token over all runs (decode
  * steps), and cut in two at different places. Outputs and states must agree to the bit. Values are held against
  * float64 within TOLERANCE of the largest in their head or state (sums of at most 130 products; single steps
- * have exact bounds in the harness), of the bridge, where one channel may be all there is, within TOLERANCE of the
- * sizes of their own summands; and half a unit of f16 where the output is f16.
+ * have exact bounds in the harness), and of the bridge within TOLERANCE of the sizes of their own summands too, which
+ * alone count where one channel is all there is and its terms may cancel; and half a unit of f16 where the output is f16.
  *
  * The chunked S6 scan is held to equal bits only alone against in company: another cut makes other chunks. What its
  * split operands lose is below 2^-16 of each summand. Its states are held to TOLERANCE too; its outputs have beside
@@ -282,14 +282,16 @@ static void four_ways(batch *b) {
 
 /* ---- against float64 ---------------------------------------------------------------------------- */
 
-/* Each of n values within a tolerance of its own size or, of which none is given, of its group's largest. */
+/* Each of n values within a tolerance of its group's largest and, where sizes are given, of its own; of its own alone
+ * where it is the group. */
 static bool expect_near(const batch *b, const char *name, const float *got, const double *want, size_t n,
                         size_t group, const double *size, sl_act act, const double *lost) {
     for (size_t at = 0; at < n; at += group) {
         double largest = 0;
         for (size_t i = 0; i < group; i++) largest = fmax(largest, fabs(want[at + i]));
         for (size_t i = 0; i < group; i++) {
-            const double w = want[at + i], bound = TOLERANCE * (size ? size[at + i] : largest) + cuda_rounding(act, w);
+            const double own = size ? size[at + i] : largest, of = group == 1 ? own : fmin(own, largest);
+            const double w = want[at + i], bound = TOLERANCE * of + cuda_rounding(act, w);
             const double allowed = bound + (lost ? lost[at + i] : 0) + 0x1p-140;
             if (!check_near(b->c, name, at + i, got[at + i], w, allowed)) return false;
         }
