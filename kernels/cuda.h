@@ -2,7 +2,7 @@
  * threads of the CPU under any C++17 compiler (tests/device, where device_host.h lies on the include path).
  *
  * The subset both understand: a kernel is a template or function with exactly one argument, a trivially
- * copyable struct by value, launched only through sl_launch; warps of 32 lanes with the _sync intrinsics;
+ * copyable struct by value, launched only through sl_launch, beginning with sl_begin; warps of 32 lanes with the _sync intrinsics;
  * barriers that every thread of the block reaches before any returns. C++ only, so not one of the headers read
  * by C. */
 #ifndef SL_KERNELS_CUDA_H
@@ -24,15 +24,46 @@
     extern __shared__ __align__(16) unsigned char sl_shared_bytes[]; \
     T *name = reinterpret_cast<T *>(sl_shared_bytes)
 
-/* The launch of sl_launch. */
+/* Does the kernel, as it runs on the current device, wait for the one before it (sl_begin)? Only what was compiled for
+ * sm_90 or later does, not PTX for less that the driver compiles for such a device. Drivers before that for CUDA 12.3
+ * cannot capture launches that begin early, and builds with CUDA 12 may meet one. */
+static inline cudaError_t sl_kernel_waits(const void *kernel, unsigned *waits) {
+    cudaFuncAttributes has = {};
+    const cudaError_t status = cudaFuncGetAttributes(&has, kernel);
+    *waits = CUDART_VERSION >= 13000 && has.ptxVersion >= 90;
+    return status;
+}
+
+/* The launch of sl_launch, which may begin early (CUDA C++ Programming Guide, Programmatic Dependent Launch). */
 template <class A> cudaError_t sl_launch_kernel(void (*kernel)(A), dim3 grid, dim3 block, size_t shared_bytes,
                                                 cudaStream_t stream, const A &args) {
     void *list[] = {const_cast<A *>(&args)};
-    return cudaLaunchKernel(reinterpret_cast<const void *>(kernel), grid, block, list, shared_bytes, stream);
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared_bytes, config.stream = stream;
+    config.attrs = &early;
+    const void *entry = reinterpret_cast<const void *>(kernel);
+    const cudaError_t status = sl_kernel_waits(entry, &config.numAttrs);
+    return status == cudaSuccess ? cudaLaunchKernelExC(&config, entry, list) : status;
 }
 #else
 #include "device_host.h"
 #endif
+
+/* First in every kernel, for all threads. On sm_90 and later a launch may begin while the one before it in its stream
+ * still runs: its blocks take places that are free and wait here until that one is done and all that it wrote can be
+ * seen. So nothing of the device's memory may be touched before, and no thread may return before (or what comes after
+ * this kernel would not wait for what came in front of it). From here on the next launch may begin likewise. */
+__device__ __forceinline__ void sl_begin() {
+#ifndef __CUDACC__
+    sl_device_begin();
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+    cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
 
 /* ---- launches ------------------------------------------------------------------------------------ */
 

@@ -238,6 +238,7 @@ template <int WIDTH> __device__ void finish(const prefill &p, const share &s, st
 
 /* WIDTH: components in shared memory, PIECE or head_dim rounded up. */
 template <int WIDTH> __global__ void __launch_bounds__(THREADS, WIDTH > 64 ? 2 : 3) attend_rows(prefill p) {
+    sl_begin();
     SL_SHARED(tiles<WIDTH>, t);
     share s;
     if (!share_of(p, &s))

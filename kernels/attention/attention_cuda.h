@@ -23,8 +23,7 @@ enum {
     PIECE = 128 /* components of head_dim in shared memory at a time */
 };
 
-/* Eight elements of an aligned row that nobody writes during the launch, as they lie in memory, and what they
- * are. */
+/* Eight elements of an aligned row, as they lie in memory, and what they are. */
 struct raw16 {
     uint4 x;
 };
@@ -32,10 +31,10 @@ struct raw32 {
     float4 x, y;
 };
 __device__ __forceinline__ raw16 fetch(const sl_f16 *p) {
-    return {__ldg(reinterpret_cast<const uint4 *>(p))};
+    return {*reinterpret_cast<const uint4 *>(p)};
 }
 __device__ __forceinline__ raw32 fetch(const float *p) {
-    return {__ldg(reinterpret_cast<const float4 *>(p)), __ldg(reinterpret_cast<const float4 *>(p) + 1)};
+    return {*reinterpret_cast<const float4 *>(p), *(reinterpret_cast<const float4 *>(p) + 1)};
 }
 /* Of eight lanes side by side four put their second half first: so all eight are in different banks. */
 __device__ __forceinline__ void put8(float *to, raw32 r) {

@@ -186,6 +186,7 @@ template <class T> static __device__ void put_partial(const decode &d, const sha
 
 /* T: of keys and values. */
 template <class T> __global__ void __launch_bounds__(THREADS, 4) attend_chunks(decode d) {
+    sl_begin();
     SL_SHARED(float, shared);
     const uint32_t run = blockIdx.z;
     if (d.a.runs.start[run + 1] - d.a.runs.start[run] != 1)
@@ -214,6 +215,7 @@ template <class T> __global__ void __launch_bounds__(THREADS, 4) attend_chunks(d
 
 /* A block for one head of one run. */
 static __global__ void __launch_bounds__(THREADS) fold_chunks(sl_attention_cuda_args a) {
+    sl_begin();
     __shared__ softmax part[CHUNKS];
     __shared__ fold folds[CHUNKS];
     const uint32_t head = blockIdx.x, run = blockIdx.y, dim = a.kv.head_dim;

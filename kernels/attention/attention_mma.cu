@@ -247,6 +247,7 @@ template <int WIDTH> __device__ void finish(const matrix_args &p, const share &s
 /* WIDTH: head_dim rounded up. */
 template <int WIDTH>
 __global__ void __launch_bounds__(THREADS, WIDTH > 128 ? 2 : 3) attend_matrix(matrix_args p) {
+    sl_begin();
     SL_SHARED(tiles<WIDTH>, t);
     const uint32_t dim = p.a.kv.head_dim;
     share s;

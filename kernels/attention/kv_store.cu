@@ -5,6 +5,7 @@ enum { THREADS = 256 };
 
 /* A block for one row of a run and k or v. */
 template <class T> __global__ void kv_store(sl_kv_store_args a) {
+    sl_begin();
     const uint32_t first = a.runs.start[blockIdx.y], n_tok = a.runs.start[blockIdx.y + 1] - first;
     const uint32_t token = blockIdx.x, part = blockIdx.z, width = a.kv.n_kv_head * a.kv.head_dim;
     if (token >= n_tok)
@@ -38,6 +39,7 @@ struct fill_args {
 
 /* The bytes that the CPU's device fills in: 0.004 to 0.008, no exponent unusual. */
 static __global__ void fill_kv(fill_args a) {
+    sl_begin();
     const uint64_t i = static_cast<uint64_t>(blockIdx.x) * blockDim.x + threadIdx.x, row = blockIdx.y;
     if (i >= a.n)
         return;

@@ -57,6 +57,7 @@ __device__ __forceinline__ float walk(float2 *steps, uint32_t width, uint32_t n,
 }
 
 template <class T> __global__ void bridge(bridge_launch launch) {
+    sl_begin();
     SL_SHARED(float2, shared); /* [tile, width] */
     const sl_bridge_cuda_args &a = launch.a;
     const uint32_t c = blockIdx.x * launch.width + threadIdx.x % launch.width;

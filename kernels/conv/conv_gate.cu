@@ -73,6 +73,7 @@ __device__ void advance(const sl_conv_cuda_args &a, const conv_run<T> &run, uint
 }
 
 template <class T> __global__ void conv_gate(conv_launch launch) {
+    sl_begin();
     SL_SHARED(float, shared);
     const sl_conv_cuda_args &a = launch.a;
     const uint32_t run_at = blockIdx.y, from = blockIdx.z * launch.chunk, start = a.runs.start[run_at];
@@ -131,6 +132,7 @@ __device__ __forceinline__ void norm_octet(float v[OCTET], const float norm[OCTE
 }
 
 template <class T> __global__ void __launch_bounds__(THREADS) conv_octets(sl_conv_cuda_args a) {
+    sl_begin();
     const uint32_t from = blockIdx.z * OCTET_CHUNK, start = a.runs.start[blockIdx.y];
     const uint32_t n_tok = a.runs.start[blockIdx.y + 1] - start, n = min(static_cast<uint32_t>(OCTET_CHUNK), n_tok - from);
     if (from >= n_tok) return;

@@ -10,6 +10,7 @@ namespace {
 enum { N_THREAD = 128, CHUNK = 16 };
 
 template <class T> __global__ void __launch_bounds__(N_THREAD, 8) shift(sl_shift_args a) {
+    sl_begin();
     const uint32_t run = blockIdx.y, start = a.runs.start[run], n_tok = a.runs.start[run + 1] - start;
     const uint32_t from = blockIdx.z * CHUNK, end = min(from + CHUNK, n_tok), c = blockIdx.x * N_THREAD + threadIdx.x;
     if (from >= n_tok || c >= a.n) return;

@@ -14,6 +14,7 @@ struct silu_launch {
 
 /* A thread takes four neighbouring elements of a row. */
 template <class T> __global__ void silu_mul(silu_launch launch) {
+    sl_begin();
     const sl_silu_args &a = launch.a;
     const uint32_t at = (blockIdx.x * THREADS + threadIdx.x) * WIDE;
     const uint64_t row = blockIdx.y;
@@ -50,6 +51,7 @@ int sl_silu_mul_cuda(const sl_silu_args *args, sl_cuda_stream stream) {
 /* ---- rows by index ------------------------------------------------------------------------------- */
 
 static __global__ void gather(sl_gather_args a) {
+    sl_begin();
     const uint32_t at = blockIdx.x * THREADS + threadIdx.x;
     const uint64_t row = blockIdx.y;
     if (row >= sl_row_count(a.rows) || at >= a.bytes / sizeof(uint4))

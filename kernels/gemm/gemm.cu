@@ -42,6 +42,7 @@ __device__ __forceinline__ void add_tile(const tile_row *w, const tile_row *x, u
 }
 
 template <sl_type type> __global__ void __launch_bounds__(N_THREAD, 3) gemm_kernel(sl_blocks_args a) {
+    sl_begin();
     __shared__ tile_row w_tile[DEPTH], x_tile[DEPTH];
     const sl_product_args &p = a.p;
     const uint32_t n = sl_rows_count(p.rows), n_tile = (p.n_row + TILE - 1) / TILE;

@@ -225,6 +225,7 @@ __device__ __forceinline__ void put_sums(const sl_product_args &p, uint32_t n_ro
 template <sl_type type, class S>
 __global__ void __launch_bounds__(S::THREADS, S::TOKENS == 64 && type == SL_F16 ? 3 : S::THREADS > 128 ? 1 : 2)
     gemm_mma_kernel(sl_blocks_args a) {
+    sl_begin();
     SL_SHARED(stage<S>, stages);
     const sl_product_args &p = a.p;
     const uint32_t n = sl_rows_count(p.rows), n_tile = (p.n_row + S::COLS - 1) / S::COLS;

@@ -150,6 +150,7 @@ __device__ __forceinline__ void keep_sums(part<n_tile> *to, uint32_t g, uint32_t
 /* n_side: warps beside each other, for 16 weight rows each; the others share the elements of these rows. */
 template <sl_type type, int n_tile, int n_side>
 __global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_pair_args pair) {
+    sl_begin();
     __shared__ part<n_tile> parts[N_WARP];
     constexpr uint32_t n_split = N_WARP / n_side, rows = ROWS * n_side;
     const sl_blocks_args &a = pair.first;

@@ -17,6 +17,7 @@ struct norm_launch {
 };
 
 template <class X, class Y> __global__ void rmsnorm(norm_launch launch) {
+    sl_begin();
     __shared__ float shared[SL_TEAM_WARPS];
     const sl_norm_args &a = launch.a;
     const uint32_t team = launch.n_warp * SL_TEAM_WARP, first = threadIdx.x % team;

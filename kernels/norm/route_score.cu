@@ -12,6 +12,7 @@ struct route_launch {
 };
 
 __global__ void route_score(route_launch launch) {
+    sl_begin();
     __shared__ float shared[SL_TEAM_WARPS];
     const sl_route_args &a = launch.a;
     const uint64_t row = blockIdx.x;

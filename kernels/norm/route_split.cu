@@ -38,6 +38,7 @@ __device__ uint32_t count_below(const uint32_t *numbers, uint32_t n, uint32_t li
 }
 
 __global__ void route_split(sl_split_args a) {
+    sl_begin();
     __shared__ uint32_t counts[N_WARP];
     uint32_t n = 0;
     for (uint32_t tile = 0; tile < a.n_tok; tile += TILE) {

@@ -21,6 +21,7 @@ template <class Y> __device__ __forceinline__ void put8(Y *y, uint32_t n, const 
 }
 
 template <sl_type type> __global__ void __launch_bounds__(N_THREAD) expand_kernel(sl_expand_args a) {
+    sl_begin();
     const uint32_t i = (blockIdx.x * N_THREAD + threadIdx.x) * 8, groups = (a.k + SL_GROUP - 1) / SL_GROUP;
     if (i >= a.k) return;
     for (uint32_t r = blockIdx.y; r < a.n_row; r += gridDim.y) {

@@ -49,6 +49,7 @@ __device__ void put_quant(const sl_random_args &a, void *row, uint64_t r, uint32
 }
 
 __global__ void __launch_bounds__(N_THREAD) random_kernel(sl_random_args a) {
+    sl_begin();
     const uint32_t unit = blockIdx.x * N_THREAD + threadIdx.x;
     if (unit >= count_units(a.type, a.k)) return;
     for (uint64_t r = blockIdx.y; r < a.n_row; r += gridDim.y) {

@@ -7,6 +7,7 @@ enum { THREADS = 128 };
 
 /* A block for one row of a run, a thread for each angle. */
 static __global__ void rope_table(sl_rope_table_args a) {
+    sl_begin();
     const uint32_t first = a.runs.start[blockIdx.y], n_tok = a.runs.start[blockIdx.y + 1] - first;
     const uint32_t token = blockIdx.x, half = a.n_rot / 2;
     if (token >= n_tok)
@@ -32,6 +33,7 @@ static __host__ __device__ uint32_t threads_of_head(const sl_rope_args &a) {
 
 /* Threads walk all heads of one row. */
 template <class T> __global__ void rope(sl_rope_args a) {
+    sl_begin();
     const uint32_t half = a.n_rot / 2, n = threads_of_head(a), row = blockIdx.y;
     const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
     if (row >= (a.rows.n ? *a.rows.n : a.rows.max) || i >= a.n_head * n)

@@ -211,6 +211,7 @@ static __device__ void read_window(const sl_draw &draw, workspace *w) {
 }
 
 static __global__ void __launch_bounds__(MOST) sample(sl_sample_args a) {
+    sl_begin();
     __shared__ workspace space;
     workspace *w = &space;
     const sl_draw &draw = a.draws[blockIdx.x];

@@ -133,6 +133,7 @@ __device__ __forceinline__ void walk_tile(const s4d_launch &l, const place &at, 
 }
 
 template <class T> __global__ void __launch_bounds__(THREADS, 2) scan_s4d(s4d_launch l) {
+    sl_begin();
     SL_SHARED(float, shared);
     const sl_s4d_cuda_args &a = l.a;
     const uint32_t run = blockIdx.y, start = a.runs.start[run], n_tok = a.runs.start[run + 1] - start;

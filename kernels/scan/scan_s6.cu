@@ -191,6 +191,7 @@ __device__ __forceinline__ void walk_tile(const s6_launch &l, const place &at, c
 }
 
 template <class T> __global__ void __launch_bounds__(THREADS) scan_s6(s6_launch l) {
+    sl_begin();
     SL_SHARED(float, shared);
     const sl_s6_cuda_args &a = l.a;
     const uint32_t run = blockIdx.y, start = a.runs.start[run], n_tok = a.runs.start[run + 1] - start;

@@ -351,6 +351,7 @@ __device__ void weigh_inputs(const chunk_launch &l, const chunk &at, const chunk
 }
 
 __global__ void __launch_bounds__(THREADS, 8) contribute(chunk_launch l) {
+    sl_begin();
     SL_SHARED(unsigned char, shared);
     chunk at;
     if (!find_chunk(l, at)) return;
@@ -371,6 +372,7 @@ __global__ void __launch_bounds__(THREADS, 8) contribute(chunk_launch l) {
 
 /* An element of a run's state over its chunks. */
 __global__ void __launch_bounds__(PASS_THREADS) pass(chunk_launch l) {
+    sl_begin();
     const uint32_t run = blockIdx.y, start = l.a.runs.start[run], n_tok = l.a.runs.start[run + 1] - start;
     const uint32_t element = blockIdx.x * PASS_THREADS + threadIdx.x, n_element = l.a.e * l.a.n_state;
     if (n_tok < CHUNK || element >= n_element) return;
@@ -510,6 +512,7 @@ __device__ void finish(const chunk_launch &l, const chunk &at, const chunk_memor
 
 /* PAIRS: of tiles of channels that a warp keeps. */
 template <int PAIRS> __global__ void __launch_bounds__(THREADS) respond(chunk_launch l) {
+    sl_begin();
     SL_SHARED(unsigned char, shared);
     chunk at;
     if (!find_chunk(l, at)) return;

@@ -172,13 +172,17 @@ sl_status sl_os_read_file(const char *path, uint64_t max_bytes, char **data, siz
 
 /* ---- pages -------------------------------------------------------------------------------------- */
 
-void *sl_os_pages(uint64_t n_bytes) {
+static void *map_pages(uint64_t n_bytes, int flags) {
     if (!n_bytes || n_bytes > SIZE_MAX / 2) return NULL;
-    void *p = mmap(NULL, (size_t)n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *p = mmap(NULL, (size_t)n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
     if (p == MAP_FAILED) return NULL;
     madvise(p, (size_t)n_bytes, MADV_HUGEPAGE); /* a wish: fewer TLB misses where the system grants it */
     return p;
 }
+
+void *sl_os_pages(uint64_t n_bytes) { return map_pages(n_bytes, 0); }
+
+void *sl_os_pages_unreserved(uint64_t n_bytes) { return map_pages(n_bytes, MAP_NORESERVE); }
 
 void sl_os_pages_free(void *p, uint64_t n_bytes) {
     if (p) munmap(p, (size_t)n_bytes);

@@ -28,6 +28,9 @@ bool sl_os_same_file(const char *a, const char *b); /* false if either is missin
 
 /* Zeroed anonymous pages, huge where the system grants them; touched on use only. NULL: none. */
 void *sl_os_pages(uint64_t n_bytes);
+/* As many as one likes, more than the machine has memory: for a block most of which is never touched. Where memory
+ * runs out at a touch the system ends the program, so whoever means to touch it all asks for free memory first. */
+void *sl_os_pages_unreserved(uint64_t n_bytes);
 void sl_os_pages_free(void *p, uint64_t n_bytes);
 
 /* A file being written in the folder of path: without a name where the file system has such files, else under

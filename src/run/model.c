@@ -146,7 +146,7 @@ static sl_status lay_out(sl_model *model, const sl_schema *schema, sl_type type,
     }
     model->weights.n = schema->n;
     model->owned_bytes = total;
-    model->owned = sl_os_pages(total);
+    model->owned = sl_os_pages_unreserved(total); /* matrices that a device makes are addresses only */
     if (model->owned) return SL_OK;
     return sl_fail(err, SL_E_MEMORY, "out of memory: %llu bytes for weights", (unsigned long long)total);
 }

@@ -92,6 +92,7 @@ __device__ void clear(sums *s) {
 }
 
 __global__ void attention_kernel(attention_mutant m) {
+    sl_begin();
     const uint32_t run = blockIdx.z, head = blockIdx.y, row = m.a.runs.start[run] + blockIdx.x,
                    dim = m.a.kv.head_dim;
     if (row >= m.a.runs.start[run + 1])
@@ -122,6 +123,7 @@ int launch(const sl_attention_cuda_args *args, defect d, sl_cuda_stream stream) 
 /* ---- keys and values, angles --------------------------------------------------------------------- */
 
 __global__ void store_kernel(mutant<sl_kv_store_args> m) {
+    sl_begin();
     const uint32_t run = blockIdx.y, row = m.a.runs.start[run] + blockIdx.x, slot = m.a.runs.slot[run];
     const uint32_t width = m.a.kv.n_kv_head * m.a.kv.head_dim;
     if (row >= m.a.runs.start[run + 1])
@@ -150,6 +152,7 @@ int launch(const sl_kv_store_args *args, defect d, sl_cuda_stream stream) {
 }
 
 __global__ void table_kernel(mutant<sl_rope_table_args> m) {
+    sl_begin();
     const uint32_t run = blockIdx.y, row = m.a.runs.start[run] + blockIdx.x, half = m.a.n_rot / 2;
     if (row >= m.a.runs.start[run + 1])
         return;
@@ -248,6 +251,7 @@ __device__ int32_t draw_from(const sl_draw &draw, const candidate *best, uint32_
 }
 
 __global__ void sample_kernel(sample_mutant m) {
+    sl_begin();
     const sl_draw &draw = m.a.draws[blockIdx.x];
     candidate best[SL_SAMPLE_MAX_K] = {{0, 0}};
     const uint32_t k = draw.temperature > 0 ? draw.top_k : 1;
@@ -265,6 +269,7 @@ int launch(const sl_sample_args *args, defect d, sl_cuda_stream stream) {
 __device__ float to_bf16(float v) { return sl_bf16_bits_to_float(sl_float_to_bf16_bits(v)); }
 
 __global__ void rope_kernel(mutant<sl_rope_args> m) {
+    sl_begin();
     const sl_rope_args &a = m.a;
     const uint32_t half = a.n_rot / 2, row = blockIdx.x;
     if (m.d != ALL_ROWS && row >= (a.rows.n ? *a.rows.n : a.rows.max))

@@ -6,6 +6,7 @@
 namespace {
 
 __global__ void __launch_bounds__(32) fragments_kernel(sl_fragments_args a) {
+    sl_begin();
     __shared__ uint4 rows[N_FRAGMENT_ROW];
     const uint32_t lane = threadIdx.x;
     for (uint32_t i = lane; i < N_FRAGMENT_ROW; i += 32) {

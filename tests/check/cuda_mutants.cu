@@ -47,6 +47,7 @@ __device__ float product(const sl_product_args &p, uint32_t t, uint32_t r, uint3
 }
 
 __global__ void product_kernel(mutant_args a) {
+    sl_begin();
     const uint32_t n = a.d == NOT_COUNTED ? a.p.rows.max : sl_rows_count(a.p.rows);
     const uint32_t r = blockIdx.x * N_THREAD + threadIdx.x;
     for (uint32_t t = 0; t < n && r < a.p.n_row; t++) {
@@ -69,6 +70,7 @@ struct expand_args {
 };
 
 __global__ void expand_kernel(expand_args a) {
+    sl_begin();
     const sl_expand_args &e = a.e;
     for (uint32_t r = threadIdx.x; r < e.n_row; r += N_THREAD) {
         for (uint32_t i = 0; i < e.k; i++) {

@@ -104,6 +104,7 @@ template <class T> float dot(const T *a, size_t a_step, const T *b, size_t b_ste
 
 /* One thread per element. */
 template <class T, class C> __global__ void gemm_kernel(gemm_args g) {
+    sl_begin();
     size_t i = static_cast<size_t>(blockIdx.y) * blockDim.x + threadIdx.x, j = blockIdx.x;
     if (i >= g.m)
         return;

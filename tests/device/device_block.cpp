@@ -35,6 +35,7 @@ struct lane {
     uint32_t value, result;
     sl_device_meeting meeting;
     void *data;
+    bool begun;
 };
 
 struct warp {
@@ -181,6 +182,8 @@ void make_ready(unsigned thread) {
 }
 
 void check_return(unsigned thread) {
+    if (!block.lanes[thread].begun)
+        fail("thread %u returned without sl_begin", thread);
     if (block.at_barrier > 0)
         fail("thread %u returned while %u threads wait at __syncthreads", thread, block.at_barrier);
     if (block.copies[thread].n > 0)
@@ -201,6 +204,7 @@ void run_thread(void) {
     lane *l = &block.lanes[thread];
     l->fiber = block.running;
     l->now = STATE_READY;
+    l->begun = false;
     block.current = thread;
     threadIdx = l->index;
     block.grid->invoke(block.grid->kernel, block.args);
@@ -325,6 +329,8 @@ uint32_t sl_device_warp(sl_device_wait kind, unsigned mask, uint32_t value, unsi
     }
     return l->result;
 }
+
+void sl_device_begin(void) { block.lanes[block.current].begun = true; }
 
 void sl_device_barrier(void) {
     unsigned thread = block.current;

@@ -92,6 +92,7 @@ enum sl_device_wait {
 extern "C" {
 /* Suspends until all lanes of the mask call it alike; the lane's result. */
 uint32_t sl_device_warp(sl_device_wait kind, unsigned mask, uint32_t value, unsigned arg, unsigned width);
+void sl_device_begin(void); /* see sl_begin in kernels/cuda.h; what returns without it is a fault */
 void sl_device_barrier(void);
 void *sl_device_shared(void);
 size_t sl_device_shared_bytes(void); /* of the block's, dynamic ones */
@@ -156,7 +157,6 @@ static inline int __dp4a(int a, int b, int c) {
         c += static_cast<int8_t>(a >> 8 * i) * static_cast<int8_t>(b >> 8 * i);
     return c;
 }
-template <class T> static inline T __ldg(const T *p) { return *p; }
 template <class T> static inline T __ldcs(const T *p) { return *p; }
 template <class T> static inline void __stcs(T *p, T v) { *p = v; }
 

@@ -32,6 +32,7 @@ struct sum_args {
 
 /* The usual sum of a block: lanes, warps, barrier, one warp. */
 static __global__ void sum_kernel(sum_args a) {
+    sl_begin();
     SL_SHARED(float, part);
     float v = 0;
     for (unsigned i = threadIdx.x; i < a.n; i += blockDim.x)
@@ -75,6 +76,7 @@ struct rounds_args {
 
 /* Each round every thread reads its neighbour's number of the last round: a barrier too early or late shows. */
 static __global__ void rounds_kernel(rounds_args a) {
+    sl_begin();
     __shared__ unsigned number[2][96];
     unsigned i = threadIdx.x + threadIdx.y * blockDim.x, n = blockDim.x * blockDim.y;
     number[0][i] = i;
@@ -104,6 +106,7 @@ struct poison_args {
 };
 
 static __global__ void poison_kernel(poison_args a) {
+    sl_begin();
     SL_SHARED(unsigned, s);
     a.y[blockIdx.x] = s[0] & s[15];
     s[0] = s[15] = 0;
@@ -130,6 +133,7 @@ struct warp_args {
 };
 
 static __global__ void warp_kernel(warp_args a) {
+    sl_begin();
     int i = static_cast<int>(threadIdx.x), *y = a.y + 10 * i;
     const unsigned all = 0xffffffffu;
     y[0] = __shfl_sync(all, i, 5);
@@ -180,6 +184,7 @@ struct atomic_args {
 };
 
 static __global__ void atomic_kernel(atomic_args a) {
+    sl_begin();
     unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
     atomicAdd(a.count, 1);
     atomicMax(a.top, i), atomicMin(a.top + 1, i);
@@ -249,6 +254,7 @@ struct copy_args {
 
 /* What a thread sees of its three groups of copies after each wait; the third is zeros instead. */
 static __global__ void copy_kernel(copy_args a) {
+    sl_begin();
     __shared__ uint4 got[3][32];
     const unsigned i = threadIdx.x;
     unsigned *y = a.y + 5 * i;
@@ -312,6 +318,8 @@ static __device__ void matrix_faults(int kind, unsigned i) {
 }
 
 static __global__ void fault_kernel(fault_args a) {
+    if (a.kind != 12) /* which leaves it out */
+        sl_begin();
     unsigned i = threadIdx.x;
     switch (a.kind) {
     case 0: /* one thread leaves before the barrier */
@@ -375,6 +383,7 @@ static void test_faults(void) {
         expect_fault(9, 32, "thread 0: a copy of sl_copy_async16 does not start at a multiple of 16 bytes");
         expect_fault(10, 32, "thread 0: a row of sl_mma_load does not start at a multiple of 16 bytes");
         expect_fault(11, 32, "thread 0 waits at a matrix instruction");
+        expect_fault(12, 32, "thread 0 returned without sl_begin");
         test_sum();
     }
 }

@@ -60,6 +60,7 @@ struct ask_args {
     unsigned *y;       /* [N_ONE] */
 };
 __global__ void ask(ask_args a) {
+    sl_begin();
 #ifdef __CUDACC__
 #define X(name, text, one, two, three, want) \
     asm volatile(text : "=r"(a.y[name]) : "r"(a.x[3 * name]), "r"(a.x[3 * name + 1]), "r"(a.x[3 * name + 2]));
@@ -76,6 +77,7 @@ struct fault_args {
     unsigned *y; /* [64] */
 };
 __global__ void __launch_bounds__(64) fault(fault_args a) {
+    sl_begin();
     SL_SHARED(unsigned, s);
     const unsigned i = threadIdx.x;
     s[a.what == BEYOND_SHARED ? i + 1 : i] = i;
@@ -90,6 +92,7 @@ struct lanes_args {
     unsigned *y; /* [32, 3] */
 };
 __global__ void lanes(lanes_args a) {
+    sl_begin();
     const unsigned i = threadIdx.x;
     a.y[3 * i] = __shfl_down_sync(~0u, i, 3, 8);
     a.y[3 * i + 1] = __ballot_sync(~0u, i % 3 == 0);

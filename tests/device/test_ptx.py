@@ -17,13 +17,14 @@ KERNEL = """.version 8.0
     ret;
 }
 """
+WAIT = "griddepcontrol.wait; "
 
 
-def translate(instruction):
+def translate(instruction, before=WAIT):
     with tempfile.TemporaryDirectory() as folder:
         ptx, cpp = os.path.join(folder, "tiny.ptx"), os.path.join(folder, "tiny.cpp")
         with open(ptx, "w", encoding="utf-8") as file:
-            file.write(KERNEL % instruction)
+            file.write(KERNEL % (before + instruction))
         done = subprocess.run([PTX, ptx, "tiny.cu", cpp], capture_output=True, text=True)
         if done.returncode:
             return done.returncode, done.stderr
@@ -45,6 +46,19 @@ class Translation(unittest.TestCase):
             self.assertEqual(status, 1, instruction)
             self.assertEqual(text.count("\n"), 1, text)
             self.assertIn(instruction.rstrip(";"), text)
+
+    def test_begin(self):
+        """A kernel touches no memory and does not end before it has waited for the one in front of it."""
+        for instruction in ("ld.global.u32 %r1, [%rd1];", "@%p1 st.shared.u32 [%rd1], %r1;", "bra there;", "bar.sync 0;"):
+            status, text = translate(".reg .pred %p1; there: " + instruction + WAIT, "")
+            self.assertEqual(status, 1, instruction)
+            self.assertIn(f"'{instruction.rstrip(';')}' in _Z4tiny9tiny_args: before griddepcontrol.wait", text)
+        status, text = translate("add.s32 %r1, %r2, 1;", "")
+        self.assertEqual(status, 1)
+        self.assertIn("'ret' in", text)
+        status, text = translate("griddepcontrol.launch_dependents; st.global.u32 [%rd1], %r1;")
+        self.assertEqual(status, 0)
+        self.assertIn("sl_device_begin();", text)
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ static __device__ void load_rows(const race_args &a, uint4 *s) {
 }
 
 static __global__ void race_kernel(race_args a) {
+    sl_begin();
     SL_SHARED(uint4, shared);
     unsigned *s = reinterpret_cast<unsigned *>(shared);
     __shared__ unsigned fixed[64];
@@ -151,6 +152,7 @@ struct traffic_args {
 
 /* Two warps: 4-byte words in order; four lanes to a bank; eight bytes in order; and each in a sector of its own. */
 static __global__ void traffic_kernel(traffic_args a) {
+    sl_begin();
     SL_SHARED(float, shared);
     const unsigned i = threadIdx.x;
     shared[4 * i] = a.x[i];

@@ -12,6 +12,7 @@ struct scale_args {
 };
 
 static __global__ void scale_kernel(scale_args a) {
+    sl_begin();
     unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < a.n)
         sl_store(a.x + i, sl_load(a.x + i) * a.by);
