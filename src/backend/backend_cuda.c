@@ -371,32 +371,40 @@ static bool is_decode(const sl_batch *b) {
     return b->n_tok == b->n_run && b->n_out == b->n_tok && b->n_run <= SL_CUDA_MAX_GRAPHS;
 }
 
-/* Replaying only saves launches: where there is no memory for it *exec stays NULL, and nothing is wrong. */
-static sl_status prepare_graph(sl_device *d, cudaGraph_t graph, cudaGraphExec_t *exec, sl_error *err) {
-    cudaGraphExec_t made;
-    cudaError_t e = cudaGraphInstantiate(&made, graph, 0);
-    if (e == cudaSuccess) {
-        e = cudaGraphUpload(made, d->stream);
-        if (e == cudaSuccess) *exec = made;
-        else cudaGraphExecDestroy(made);
-    }
-    if (e != cudaErrorMemoryAllocation) return failed(d, e, "preparing a captured pass", err);
-    cudaGetLastError();
-    return SL_OK;
+/* What a pass does, as a graph to replay. */
+static cudaError_t capture(const sl_cuda_pass *pass, cudaGraph_t *graph) {
+    sl_device *d = pass->device;
+    const sl_node *node;
+    cudaError_t e = cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal), end;
+    if (e != cudaSuccess) return e;
+    e = cudaMemcpyAsync(d->input_block, d->pinned, d->input_bytes, cudaMemcpyHostToDevice, d->stream);
+    if (e == cudaSuccess) e = (cudaError_t)sl_cuda_launch_nodes(pass, &node);
+    end = cudaStreamEndCapture(d->stream, graph);
+    return e == cudaSuccess ? end : e;
 }
 
-static sl_status capture(const sl_cuda_pass *pass, cudaGraphExec_t *exec, sl_error *err) {
+static cudaError_t prepare_graph(sl_device *d, cudaGraph_t graph, cudaGraphExec_t *exec) {
+    cudaGraphExec_t made;
+    cudaError_t e = cudaGraphInstantiate(&made, graph, 0);
+    if (e != cudaSuccess) return e;
+    e = cudaGraphUpload(made, d->stream);
+    if (e == cudaSuccess) *exec = made;
+    else cudaGraphExecDestroy(made);
+    return e;
+}
+
+/* Replaying only saves launches: where there is no memory for it, or the driver cannot capture something, *exec stays
+ * NULL and nothing is wrong. */
+static sl_status make_graph(const sl_cuda_pass *pass, cudaGraphExec_t *exec, sl_error *err) {
     sl_device *d = pass->device;
     cudaGraph_t graph = NULL;
-    SL_TRY(failed(d, cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal), "capturing a pass",
-                  err));
-    sl_status status = copy_input(d, err);
-    if (status == SL_OK) status = launch_nodes(pass, err);
-    cudaError_t e = cudaStreamEndCapture(d->stream, &graph);
-    if (status == SL_OK) status = failed(d, e, "capturing a pass", err);
-    if (status == SL_OK) status = prepare_graph(d, graph, exec, err);
+    cudaError_t e = capture(pass, &graph);
+    if (e == cudaSuccess) e = prepare_graph(d, graph, exec);
     if (graph) cudaGraphDestroy(graph);
-    return status;
+    const bool refused = e >= cudaErrorStreamCaptureUnsupported && e <= cudaErrorCapturedEvent;
+    if (e != cudaErrorMemoryAllocation && !refused) return failed(d, e, "capturing a pass", err);
+    cudaGetLastError();
+    return SL_OK;
 }
 
 /* The first pass of a shape runs as it is, which loads its kernels; the second is captured, the rest are
@@ -405,7 +413,7 @@ static sl_status run_decode(const sl_cuda_pass *pass, sl_error *err) {
     sl_device *d = pass->device;
     cudaGraphExec_t *exec = &d->graphs[pass->batch->n_run];
     uint8_t *seen = &d->seen[pass->batch->n_run];
-    if (*seen == 1) SL_TRY(capture(pass, exec, err));
+    if (*seen == 1) SL_TRY(make_graph(pass, exec, err));
     if (*seen < 2) ++*seen;
     if (!*exec) return launch_pass(pass, err);
     SL_TRY(failed(d, cudaGraphLaunch(*exec, d->stream), "replaying a pass", err));

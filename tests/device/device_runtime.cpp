@@ -330,6 +330,11 @@ void sl_device_memory(size_t bytes) {
     sl_rt.memory_limit = bytes;
 }
 
+void sl_device_refuse_capture(int refuse) {
+    std::lock_guard<std::mutex> lock(sl_rt.mutex);
+    sl_rt.refuse_capture = refuse != 0;
+}
+
 void sl_device_shared_limit(size_t bytes) {
     std::lock_guard<std::mutex> lock(sl_rt.mutex);
     sl_rt.shared_limit = bytes < SL_MAX_SHARED ? bytes : static_cast<size_t>(SL_MAX_SHARED);

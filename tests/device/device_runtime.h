@@ -68,7 +68,7 @@ struct sl_allocation {
 
 struct sl_runtime {
     std::mutex mutex;
-    bool started = false, protect = false;
+    bool started = false, protect = false, refuse_capture = false;
     cudaError_t sticky = cudaSuccess;
     unsigned long n_call = 0, fail_at = 0, seed = 0;
     size_t memory_limit = (size_t)2 << 30, memory_used = 0, shared_limit = SL_MAX_SHARED;

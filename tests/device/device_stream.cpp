@@ -115,6 +115,10 @@ static cudaError_t check_implicit(const CUstream_st *stream, const char *name) {
 cudaError_t sl_stream_put(CUstream_st *stream, sl_op op) {
     if (stream->capturing && stream->spoiled)
         return sl_refuse(cudaErrorStreamCaptureInvalidated, "work for a stream whose capture has failed");
+    if (stream->capturing && sl_rt.refuse_capture) {
+        stream->spoiled = true;
+        return sl_refuse(cudaErrorStreamCaptureUnsupported, "work that cannot be captured");
+    }
     if (stream->capturing)
         stream->captured.push_back(std::move(op));
     else

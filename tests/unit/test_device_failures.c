@@ -338,6 +338,23 @@ static void test_every_call_of_a_synthetic_model(void **state) {
     every_call(synthetic_model(40, 56, SL_Q4), &sc);
 }
 
+/* A driver that cannot capture a pass: every pass is launched, with the same results. */
+static void test_no_capture(void **state) {
+    static const scenario sc = { SL_ACTIVATIONS_F16, 32, all_parts, { { NULL, 0 } } };
+    outcome whole, o;
+    (void)state;
+    sl_model *model = make_model(MADE_BRIDGE, SL_Q8, 5);
+    live(model, &sc, 0, &whole);
+    sl_device_refuse_capture(1);
+    live(model, &sc, 0, &o);
+    sl_device_refuse_capture(0);
+    assert_string_equal(sl_device_fault(), "work that cannot be captured");
+    assert_int_equal(o.status, SL_OK);
+    assert_int_equal(o.n, whole.n);
+    assert_memory_equal(o.text, whole.text, o.n * sizeof *o.text);
+    sl_model_close(model);
+}
+
 /* A device whose blocks have less shared memory than a kernel takes. */
 static void test_too_little_shared_memory(void **state) {
     static const scenario sc = { SL_ACTIVATIONS_F16, LONG, prompt, { { NULL, 0 } } };
@@ -607,6 +624,7 @@ int main(void) {
         cmocka_unit_test(test_logits_that_cannot_be_had),
         cmocka_unit_test(test_every_call_without_a_device),
         cmocka_unit_test(test_every_call_of_the_probe),
+        cmocka_unit_test(test_no_capture),
         cmocka_unit_test(test_too_little_shared_memory),
         cmocka_unit_test(test_every_call_of_a_synthetic_model),
         cmocka_unit_test(test_every_call_of_a_long_prompt),
