@@ -33,6 +33,7 @@ typedef struct sl_rows {
     const uint32_t *n;     /* [1] how many there are, never more than max; NULL: max */
     const uint32_t *index; /* [max] the batch row of each, increasing; NULL: row i is i */
     uint32_t max;          /* what the host knows: the grid. >= 1 */
+    bool in_place;         /* row i of what is read lies at row index[i]; of what is written it is row i all the same */
 } sl_rows;
 
 /* The runs of a pass: consecutive rows of one slot. */
@@ -86,13 +87,15 @@ typedef struct sl_product_args {
     uint32_t n_row, k;
     sl_rows rows;
 } sl_product_args;
-/* For 1 to SL_GEMV_ROWS rows: reads each weight once, straight from its stored form; with no row it reads none.
- */
+/* For 1 to SL_GEMV_ROWS rows: reads each weight once, straight from its stored form; with no row it reads none. Of f16
+ * activations rows may be in place. */
 enum { SL_GEMV_ROWS = 16 };
 int sl_gemv_cuda(const sl_product_args *args, sl_cuda_stream stream);
 /* And x times a second matrix like the first to y2, otherwise as the first to y; with f16 activations in the same launch.
  */
 int sl_gemv_pair_cuda(const sl_product_args *args, const void *w2, void *y2, sl_cuda_stream stream);
+/* y = silu(sum) * sum2 / 2^lift, sum2 with w2, one launch for f16 activations (and SL_OUT_ACT, no bias) only. */
+int sl_gemv_gated_cuda(const sl_product_args *args, const void *w2, uint32_t lift, sl_cuda_stream stream);
 /* Any number of rows, tiles in shared memory: where cuBLAS is absent or the number of rows is known to the
  * device only. f16 activations: on the matrix units. */
 int sl_gemm_cuda(const sl_product_args *args, sl_cuda_stream stream);
@@ -143,7 +146,8 @@ int sl_random_cuda(const sl_random_args *args, sl_cuda_stream stream);
 
 /* ---- rows: norms, routing, activations (kernels/norm, kernels/elementwise) ------------------------ */
 
-/* RMS norm of n_group groups of n: group g uses w + g * w_step. x f32 or act (x_f32), y act; y may be x. */
+/* RMS norm of n_group groups of n: group g uses w + g * w_step. x f32 or act (x_f32), y act; y may be x. Rows may be in
+ * place. */
 typedef struct sl_norm_args {
     const void *x;
     const float *w;
@@ -157,18 +161,6 @@ typedef struct sl_norm_args {
 } sl_norm_args;
 int sl_rmsnorm_cuda(const sl_norm_args *args, sl_cuda_stream stream);
 
-/* rho[t] of docs/bridge.md step 2 in f32 from the residual stream: u = RMSNorm(x[t]; norm), z = <w, u> + b,
- * rho = tau < 1 ? max(0, 1 - sigma(-z) / (1 - tau)) : 0. */
-typedef struct sl_route_args {
-    const float *x, *norm, *w, *b;
-    float *rho; /* [rows.max] */
-    uint64_t x_stride;
-    uint32_t d;
-    float eps, tau;
-    sl_rows rows;
-} sl_route_args;
-int sl_route_score_cuda(const sl_route_args *args, sl_cuda_stream stream);
-
 /* Compacts the rows with rho > 0. One block. tally[0] += deep rows, tally[1] += 1 if there were any. */
 typedef struct sl_split_args {
     const float *rho;      /* [n_tok] */
@@ -181,6 +173,22 @@ typedef struct sl_split_args {
     uint32_t n_tok, n_run;
 } sl_split_args;
 int sl_route_split_cuda(const sl_split_args *args, sl_cuda_stream stream);
+
+/* rho[t] of docs/bridge.md step 2 in f32 from the residual stream: u = RMSNorm(x[t]; norm), z = <w, u> + b,
+ * rho = tau < 1 ? max(0, 1 - sigma(-z) / (1 - tau)) : 0. And u itself, and of a single row what sl_route_split_cuda
+ * would do after it. */
+typedef struct sl_route_args {
+    const float *x, *norm, *w, *b;
+    float *rho; /* [rows.max] */
+    void *y;    /* [rows.max, y_stride] act: u */
+    uint64_t x_stride, y_stride;
+    uint32_t d;
+    float eps, tau;
+    sl_act act;
+    sl_rows rows;        /* all of the batch */
+    sl_split_args split; /* read where rows.max is 1 */
+} sl_route_args;
+int sl_route_score_cuda(const sl_route_args *args, sl_cuda_stream stream);
 
 /* dst row i = src row rows.index[i]; bytes a multiple of 16. */
 typedef struct sl_gather_args {

@@ -5,6 +5,7 @@
 #define SL_KERNELS_ELEMENTWISE_ELEMENTWISE_CUDA_H
 
 #include "kernels/approx_cuda.h"
+#include "kernels/cuda_kernels.h"
 
 /* v / (1 + e^-x), T: the type of the activations. For f16 ones the device's own exponential and reciprocal do, a third of
  * the instructions: together they are within 2^-19 up to |x| = 16, where f16 has 2^-11. */

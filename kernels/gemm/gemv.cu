@@ -168,3 +168,9 @@ int sl_gemv_cuda(const sl_product_args *args, sl_cuda_stream stream) {
 int sl_gemv_pair_cuda(const sl_product_args *args, const void *w2, void *y2, sl_cuda_stream stream) {
     return sl_gemv_blocks_cuda(sl_pair_of({*args, 1, 0, 0}, w2, y2), stream);
 }
+
+int sl_gemv_gated_cuda(const sl_product_args *args, const void *w2, uint32_t lift, sl_cuda_stream stream) {
+    sl_pair_args pair = sl_pair_of({*args, 1, 0, 0}, w2, nullptr);
+    pair.both = false, pair.gated = true, pair.scale = ldexpf(1, -static_cast<int>(lift));
+    return sl_gemv_mma_blocks_cuda(pair, stream);
+}

@@ -14,6 +14,7 @@
  * of weight rows only. Weights of all types are rounded to f16, as for many rows (gemm_mma_body.h).
  *
  * Included by gemv_mma.cu, and by the mutants of the harness. */
+#include "kernels/elementwise/elementwise_cuda.h"
 #include "kernels/gemm/product_cuda.h"
 #include "kernels/gemm/weights_cuda.h"
 #include "kernels/mma_cuda.h"
@@ -147,12 +148,21 @@ __device__ __forceinline__ void keep_sums(part<n_tile> *to, uint32_t g, uint32_t
     }
 }
 
-/* n_side: warps beside each other, for 16 weight rows each; the others share the elements of these rows. */
+template <int n_side, int n_tile> __device__ __forceinline__ float total(const part<n_tile> *parts, uint32_t t, uint32_t r) {
+    float sum = 0;
+#pragma unroll
+    for (uint32_t split = 0; split < N_WARP / n_side; split++) sum += parts[split * n_side].rows[t][r];
+    return sum;
+}
+
+/* n_side: warps beside each other, for 16 weight rows each; the others share the elements of these rows. Of a gated pair a
+ * warp takes eight rows of the first matrix and the same eight of the second. */
 template <sl_type type, int n_tile, int n_side>
 __global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_pair_args pair) {
     sl_begin();
     __shared__ part<n_tile> parts[N_WARP];
-    constexpr uint32_t n_split = N_WARP / n_side, rows = ROWS * n_side;
+    constexpr uint32_t n_split = N_WARP / n_side;
+    const uint32_t warp_rows = pair.gated ? ROWS / 2 : ROWS, rows = warp_rows * n_side;
     const sl_blocks_args &a = pair.first;
     sl_product_args p = a.p;
     p.w = (const char *)p.w + (blockIdx.y > 0 ? pair.w_on : 0);
@@ -166,15 +176,19 @@ __global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_pair_args pair
     share s;
 #pragma unroll
     for (uint32_t i = 0; i < 2; i++) {
-        const uint32_t r = r0 + warp % n_side * ROWS + g + 8 * i, last = p.n_row - 1;
-        s.row[i] = (const unsigned char *)p.w + ((size_t)block * p.n_row + (r < last ? r : last)) * p.w_row_bytes;
+        const uint32_t r = r0 + warp % n_side * warp_rows + g + (pair.gated ? 0 : 8 * i), last = p.n_row - 1;
+        s.row[i] = (const unsigned char *)p.w + ((size_t)block * p.n_row + (r < last ? r : last)) * p.w_row_bytes +
+                   (pair.gated && i > 0 ? pair.w_on : 0);
     }
     s.k = p.k;
     s.split = warp / n_side;
     s.x_aligned = ((uintptr_t)x_start | p.x_stride * 2) % 16 == 0;
     rows_of_x<n_tile> x;
 #pragma unroll
-    for (uint32_t j = 0; j < n_tile; j++) x.row[j] = x_start + (g + TOKENS * j < n ? g + TOKENS * j : 0) * p.x_stride;
+    for (uint32_t j = 0; j < n_tile; j++) {
+        const uint32_t t = g + TOKENS * j < n ? g + TOKENS * j : 0;
+        x.row[j] = x_start + (p.rows.in_place ? p.rows.index[t] : t) * p.x_stride;
+    }
     float sum[n_tile][4] = {};
     if (((uintptr_t)p.w | p.w_row_bytes) % 16 == 0) sum_up<type, n_tile, n_split, true>(s, x, q, sum);
     else sum_up<type, n_tile, n_split, false>(s, x, q, sum);
@@ -184,16 +198,18 @@ __global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_pair_args pair
     for (uint32_t i = threadIdx.x; i < rows * n; i += N_THREAD) {
         const uint32_t t = i / rows, r = i % rows;
         if (r0 + r >= p.n_row) continue;
-        float total = 0;
-#pragma unroll
-        for (uint32_t split = 0; split < n_split; split++)
-            total += parts[split * n_side + r / ROWS].rows[t][r % ROWS];
-        sl_put_sum(p, t, r0 + r, (size_t)block * a.y_step + r0 + r, total);
+        const part<n_tile> *sums = parts + r / warp_rows;
+        const float first = total<n_side>(sums, t, r % warp_rows);
+        if (pair.gated) {
+            const float second = total<n_side>(sums, t, r % warp_rows + ROWS / 2);
+            sl_store((sl_f16 *)p.y + t * p.y_stride + r0 + r,
+                     sl_silu<sl_f16>(first * p.gain) * (second * p.gain * pair.scale));
+        } else sl_put_sum(p, t, r0 + r, (size_t)block * a.y_step + r0 + r, first);
     }
 }
 
 template <sl_type type, int n_tile, int n_side> int launch_sides(const sl_pair_args &a, sl_cuda_stream stream) {
-    const unsigned n_group = (a.first.p.n_row + ROWS * n_side - 1) / (ROWS * n_side);
+    const unsigned rows = (a.gated ? ROWS / 2 : ROWS) * n_side, n_group = (a.first.p.n_row + rows - 1) / rows;
     return sl_launch(gemv_mma_kernel<type, n_tile, n_side>, dim3(n_group * a.first.n_block, a.both ? 2 : 1),
                      dim3(N_THREAD), 0, stream, a);
 }
@@ -201,7 +217,7 @@ template <sl_type type, int n_tile, int n_side> int launch_sides(const sl_pair_a
 /* More weight rows to a block read x less often. */
 template <sl_type type, int n_tile> int launch_tiles(const sl_pair_args &a, sl_cuda_stream stream) {
     if constexpr (type == SL_F16 || sl_is_scaled<type>)
-        if (a.first.p.n_row >= MANY_ROWS) return launch_sides<type, n_tile, 4>(a, stream);
+        if ((a.gated ? 2 : 1) * a.first.p.n_row >= MANY_ROWS) return launch_sides<type, n_tile, 4>(a, stream);
     return launch_sides<type, n_tile, 1>(a, stream);
 }
 

@@ -11,17 +11,19 @@ struct sl_blocks_args {
     sl_product_args p;
     uint32_t n_block, x_step, y_step;
 };
-/* And, if both, the same with a second matrix like the first. It lies w_on bytes from the first and its y y_on: of two
- * pointers to choose from, nvcc no longer knows that they are to global memory. */
+/* And the same with a second matrix like the first: if both, to a y of its own; if gated, y is silu(sum) * sum2 * scale.
+ * The matrix lies w_on bytes from the first and its y y_on: of two pointers to choose from, nvcc no longer knows that
+ * they are to global memory. */
 struct sl_pair_args {
     sl_blocks_args first;
-    bool both;
+    bool both, gated;
+    float scale;
     int64_t w_on, y_on;
 };
 /* w2 may be NULL: no second one. */
 static inline sl_pair_args sl_pair_of(const sl_blocks_args &first, const void *w2, void *y2) {
     const uintptr_t w = reinterpret_cast<uintptr_t>(first.p.w), y = reinterpret_cast<uintptr_t>(first.p.y);
-    return {first, w2 != nullptr, static_cast<int64_t>(reinterpret_cast<uintptr_t>(w2) - w),
+    return {first, w2 != nullptr, false, 1, static_cast<int64_t>(reinterpret_cast<uintptr_t>(w2) - w),
             static_cast<int64_t>(reinterpret_cast<uintptr_t>(y2) - y)};
 }
 static inline sl_blocks_args sl_second_of(const sl_pair_args &pair) {

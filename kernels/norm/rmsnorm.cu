@@ -25,7 +25,8 @@ template <class X, class Y> __global__ void rmsnorm(norm_launch launch) {
     const uint32_t group = blockIdx.y * (blockDim.x / team) + threadIdx.x / team;
     if (row >= sl_row_count(a.rows) || group >= a.n_group)
         return; /* several teams of a block meet at no barrier */
-    const X *x = static_cast<const X *>(a.x) + row * a.x_stride + static_cast<uint64_t>(group) * a.n;
+    const uint64_t from = a.rows.in_place ? a.rows.index[row] : row;
+    const X *x = static_cast<const X *>(a.x) + from * a.x_stride + static_cast<uint64_t>(group) * a.n;
     Y *y = static_cast<Y *>(a.y) + row * a.y_stride + static_cast<uint64_t>(group) * a.n;
     const float *w = a.w + static_cast<uint64_t>(group) * a.w_step;
     const float sum = sl_team_sum(sl_square_sum(x, a.n, first, team, launch.fours), launch.n_warp, shared);

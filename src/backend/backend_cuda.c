@@ -9,10 +9,7 @@
 #include "backend/devices.h"
 #include "base/mem.h"
 
-enum {
-    WORKSPACE = 32 << 20, /* of cuBLAS, what it asks for on sm_90 */
-    MAX_GRID = 65535,     /* blocks of a launch in y and z, where many kernels have tokens or runs */
-};
+enum { WORKSPACE = 32 << 20 /* of cuBLAS, what it asks for on sm_90 */ };
 
 /* ---- errors ------------------------------------------------------------------------------------- */
 
@@ -27,15 +24,12 @@ static sl_status failed(sl_device *d, cudaError_t e, const char *what, sl_error 
 }
 
 /* Of n units, bytes each. An allocation that fails leaves the device as it was. */
-static sl_status no_memory(sl_device *d, const char *what, uint64_t n, const char *unit, uint64_t bytes,
-                           sl_error *err) {
-    size_t free_bytes = 0, all = 0;
+static sl_status allocate(sl_device *d, void **out, const char *what, uint64_t n, const char *unit, uint64_t bytes,
+                          sl_error *err) {
+    const cudaError_t e = cudaMalloc(out, n * bytes);
+    if (e != cudaErrorMemoryAllocation) return failed(d, e, what, err);
     cudaGetLastError();
-    SL_TRY(failed(d, cudaMemGetInfo(&free_bytes, &all), "asking for free memory", err));
-    return sl_fail(err, SL_E_MEMORY,
-                   "cuda:%d: out of memory: a %s of %llu %s needs %.2f GB, %.2f GB are free, enough for %llu",
-                   d->ordinal, what, (unsigned long long)n, unit, (double)(n * bytes) / 1e9,
-                   (double)free_bytes / 1e9, (unsigned long long)(free_bytes / bytes));
+    return sl_cuda_no_memory(d->ordinal, what, n, unit, bytes, err);
 }
 
 /* Before every call: a thread may use several devices, and a session may come from another thread. */
@@ -114,7 +108,7 @@ static sl_status open_block(sl_device *d, sl_error *err) {
     uint64_t n_bytes;
     SL_TRY(sl_cuda_lay_out(d, &n_bytes, err));
     SL_TRY(sl_alloc((void **)&d->domains, d->graph->n_domain, sizeof *d->domains, "token lists", err));
-    SL_TRY(failed(d, cudaMalloc((void **)&d->block, n_bytes), "memory for states and activations", err));
+    SL_TRY(allocate(d, (void **)&d->block, "block of states and activations", n_bytes, "bytes", 1, err));
     carve c = { d->block, 0 };
     take_all(&c, d);
     SL_TRY(failed(d,
@@ -154,9 +148,7 @@ static sl_status reserve_logits(sl_device *d, size_t n, sl_error *err) {
     if (n <= d->n_logits) return SL_OK;
     float *logits;
     const uint64_t row_bytes = d->graph->n_vocab * sizeof *logits;
-    cudaError_t e = cudaMalloc((void **)&logits, n * row_bytes);
-    if (e == cudaErrorMemoryAllocation) return no_memory(d, "block of logits", n, "tokens", row_bytes, err);
-    SL_TRY(failed(d, e, "memory for logits", err));
+    SL_TRY(allocate(d, (void **)&logits, "block of logits", n, "tokens", row_bytes, err));
     drop_graphs(d);
     cudaFree(d->logits);
     d->logits = logits;
@@ -199,18 +191,11 @@ static sl_status open_parts(sl_device *d, const sl_device_params *params, sl_err
     return sync(d, "starting", err);
 }
 
-static sl_status check_sizes(const sl_device_params *params, sl_error *err) {
-    const bool batch = params->n_batch > MAX_GRID;
-    if (!batch && params->n_slot <= MAX_GRID) return SL_OK;
-    return sl_fail(err, SL_E_ARG, "cuda:%d: %s is %zu, expected 1 to %d on a CUDA device", params->ordinal,
-                   batch ? "n_batch" : "n_slot", batch ? params->n_batch : params->n_slot, MAX_GRID);
-}
-
 static sl_status cuda_open(const sl_graph *graph, const sl_device_params *params, sl_device **out,
                            sl_error *err) {
     sl_device *d;
     *out = NULL;
-    SL_TRY(check_sizes(params, err));
+    SL_TRY(sl_cuda_check_sizes(params, err));
     SL_TRY(sl_alloc((void **)&d, 1, sizeof *d, "the device", err));
     d->graph = graph;
     d->n_slot = params->n_slot;
@@ -225,11 +210,8 @@ static sl_status cuda_open(const sl_graph *graph, const sl_device_params *params
 
 /* ---- KV stores ---------------------------------------------------------------------------------- */
 
-/* Rows of one slot's store (one per store, k or v, and head), and the bytes of n_pos positions of a row. */
-static size_t kv_rows(const sl_device *d) {
-    const sl_graph *g = d->graph;
-    return g->n_kv ? 2 * g->n_kv * (g->kv_width / g->kv_head_dim) : 0;
-}
+/* Bytes of n_pos positions of a row. */
+static size_t kv_rows(const sl_device *d) { return sl_cuda_kv_rows(d->graph); }
 static uint64_t kv_row_bytes(const sl_device *d, uint64_t n_pos) {
     return n_pos * d->graph->kv_head_dim * (d->kv_f16 ? 2 : 4);
 }
@@ -244,11 +226,9 @@ static cudaError_t copy_kv(sl_device *d, void *to, uint64_t to_cap, const void *
 
 /* Doubles, so that a growing sequence is copied O(1) times per token. */
 static sl_status allocate_kv(sl_device *d, const sl_kv_slot *kv, uint64_t n_pos, sl_kv_slot *grown, sl_error *err) {
-    const uint64_t cap = kv->cap ? 2 * kv->cap : 256, row = kv_rows(d) * kv_row_bytes(d, 1);
+    const uint64_t cap = kv->cap ? 2 * kv->cap : SL_CUDA_FIRST_KV;
     *grown = (sl_kv_slot){ NULL, cap > n_pos ? cap : n_pos };
-    cudaError_t e = cudaMalloc(&grown->data, row * grown->cap);
-    if (e == cudaErrorMemoryAllocation) return no_memory(d, "KV store", grown->cap, "positions", row, err);
-    return failed(d, e, "memory for a KV store", err);
+    return allocate(d, &grown->data, "KV store", grown->cap, "positions", sl_cuda_kv_bytes(d->graph, d->kv_f16, 1), err);
 }
 
 /* Captured passes find the new place in kv_slots. */

@@ -25,6 +25,9 @@ typedef struct sl_cuda_plan {
     int32_t *alias;      /* [n_value] the value that stands for it */
     bool *is_hidden;     /* [n_value] the hidden layer of an MLP, in f16: kept as 2^-SL_HIDDEN_LIFT of itself */
     bool *is_f32;        /* [n_value] f32 also where activations are f16 */
+    int32_t *origin;     /* [n_value] whose rows a gather takes, if what reads them can take them there by index:
+                          * norms, and products of up to SL_GEMV_ROWS f16 rows; SL_NO_VALUE: none, or not so */
+    bool *is_copied;     /* [n_value] not in larger passes, as products read them */
     size_t arena_bytes;  /* per batch token */
     uint64_t expand_bytes,
         sum_floats; /* scratch of products through cuBLAS: expanded weights; f32 sums per batch token */
@@ -102,7 +105,11 @@ typedef struct sl_cuda_domain {
     unsigned long long *tally; /* deep rows, passes with any */
 } sl_cuda_domain;
 
-enum { SL_CUDA_MAX_GRAPHS = 256 };
+enum {
+    SL_CUDA_MAX_GRAPHS = 256,
+    SL_CUDA_MAX_GRID = 65535, /* blocks of a launch in y and z, where many kernels have tokens or runs */
+    SL_CUDA_FIRST_KV = 256,   /* positions of a KV store to begin with */
+};
 
 struct sl_device {
     const sl_graph *graph;
@@ -143,6 +150,15 @@ struct sl_device {
     sl_counters counters;
 };
 
+/* Rows of one slot's KV store (one per store, k or v, and head); bytes of n_pos positions of all of them. */
+static inline size_t sl_cuda_kv_rows(const sl_graph *g) {
+    return g->n_kv ? 2 * g->n_kv * (g->kv_width / g->kv_head_dim) : 0;
+}
+static inline uint64_t sl_cuda_kv_bytes(const sl_graph *g, bool f16, uint64_t n_pos) {
+    return sl_cuda_kv_rows(g) * n_pos * g->kv_head_dim * (f16 ? 2 : 4);
+}
+/* SL_E_MEMORY: so much is needed, so much is free; of n units, bytes each. */
+sl_status sl_cuda_no_memory(int ordinal, const char *what, uint64_t n, const char *unit, uint64_t bytes, sl_error *err);
 /* Bytes of the device's block, from graph, plan, n_slot and n_batch. */
 sl_status sl_cuda_lay_out(sl_device *device, uint64_t *n_bytes, sl_error *err);
 /* SL_E_MEMORY, with what is needed and what would fit, if the current device has too little free memory. */

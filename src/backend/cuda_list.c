@@ -73,6 +73,20 @@ size_t sl_cuda_count(char *reason) {
     return 0;
 }
 
+/* ---- memory --------------------------------------------------------------------------------------- */
+
+sl_status sl_cuda_no_memory(int ordinal, const char *what, uint64_t n, const char *unit, uint64_t bytes, sl_error *err) {
+    size_t free_bytes = 0, all = 0;
+    const cudaError_t e = cudaMemGetInfo(&free_bytes, &all);
+    if (e != cudaSuccess)
+        return sl_fail(err, SL_E_MEMORY, "cuda:%d: out of memory: a %s of %llu %s needs %.2f GB; asking for free memory: %s",
+                       ordinal, what, (unsigned long long)n, unit, (double)(n * bytes) / 1e9, cudaGetErrorString(e));
+    return sl_fail(err, SL_E_MEMORY,
+                   "cuda:%d: out of memory: a %s of %llu %s needs %.2f GB, %.2f GB are free, enough for %llu", ordinal,
+                   what, (unsigned long long)n, unit, (double)(n * bytes) / 1e9, (double)free_bytes / 1e9,
+                   (unsigned long long)(free_bytes / bytes));
+}
+
 /* ---- what fits ---------------------------------------------------------------------------------- */
 
 sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, sl_cuda_need *need,
@@ -84,10 +98,12 @@ sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, s
     *need = (sl_cuda_need){
         .weights = weights.n_bytes, .states = (uint64_t)graph->state_floats * sizeof(float) * params->n_slot,
     };
+    const uint64_t stores = sl_cuda_kv_bytes(graph, params->kv_f16, SL_CUDA_FIRST_KV) * params->n_slot;
     uint64_t block = 0;
     if (status == SL_OK) status = sl_cuda_lay_out(&device, &block, err);
     need->activations = block - need->states +
                         (uint64_t)graph->n_vocab * sizeof(float) * sl_min(params->n_slot, params->n_batch);
+    need->states += stores; /* which are allocated with the first token of each */
     need->all = need->weights + need->states + need->activations;
     bool resident = sl_cuda_weights_resident(graph, params->ordinal, device.plan.act);
     need->missing = need->all - (resident ? need->weights : 0);
@@ -96,26 +112,32 @@ sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, s
     return status;
 }
 
-/* Bytes of all weights, laid out, if the matrices were of that type, and of the scratch for expanding the largest. */
+/* Bytes of all weights, laid out, of a model of that type, and of the scratch for expanding the largest. */
 static uint64_t weights_as(const sl_cuda_weights *w, sl_type type) {
     uint64_t all = 0, largest = 0;
     for (size_t i = 0; i < w->n_item; i++) {
         const sl_tensor *t = w->items[i].tensor;
-        bool matrix = t && t->spec.n_dim == 2;
-        const uint64_t n = matrix ? sl_spec_rows(&t->spec) * sl_spec_width(&t->spec) : 0;
-        const uint64_t row = matrix ? sl_cuda_row_bytes(sl_row_bytes(type, sl_spec_width(&t->spec))) : 0;
-        all += sl_cuda_laid_out(matrix ? sl_spec_rows(&t->spec) * row : w->items[i].n_bytes);
-        if (2 * n > largest) largest = 2 * n; /* as f16 */
+        const uint64_t rows = t ? sl_spec_rows(&t->spec) : 0, width = t ? sl_spec_width(&t->spec) : 0;
+        const uint64_t row = t ? sl_cuda_row_bytes(sl_row_bytes(sl_class_type(t->spec.class_, type), width)) : 0;
+        all += sl_cuda_laid_out(t ? rows * row : w->items[i].n_bytes);
+        if (t && t->spec.n_dim == 2 && 2 * rows * width > largest) largest = 2 * rows * width; /* as f16 */
     }
     return all + (type == SL_BF16 ? 0 : sl_min(largest, SL_CUDA_EXPAND_BYTES));
 }
 
-/* ", as q4 it would need 4.1 GB" for the largest type that fits, if any does. */
-static void suggest(const sl_graph *graph, const sl_cuda_need *need, uint64_t free_bytes, char *text,
-                    size_t size) {
+/* What the model would need as the largest type of weights that fits; if none does, of its own for one sequence. */
+static void suggest(const sl_graph *graph, const sl_device_params *params, const sl_cuda_need *need, uint64_t free_bytes,
+                    char *text, size_t size) {
+    enum { FEW = 64 };
     static const sl_type types[] = { SL_BF16, SL_Q8, SL_Q4 };
+    sl_device_params least = *params;
+    sl_cuda_need alone;
     sl_cuda_weights w = { 0 };
-    snprintf(text, size, "; no type of it would fit");
+    least.n_slot = 1, least.n_batch = sl_min(params->n_batch, FEW);
+    if (sl_cuda_needs(graph, &least, &alone, NULL) == SL_OK && alone.all <= free_bytes)
+        snprintf(text, size, "; for one sequence, %zu tokens a pass, it would need %.2f GB", least.n_batch,
+                 (double)alone.all / 1e9);
+    else snprintf(text, size, "; no type of it would fit");
     if (sl_cuda_weights_lay_out(graph, &w, NULL) != SL_OK) return;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         uint64_t all = need->all - need->weights + weights_as(&w, types[i]);
@@ -124,6 +146,13 @@ static void suggest(const sl_graph *graph, const sl_cuda_need *need, uint64_t fr
         break;
     }
     sl_cuda_weights_release_layout(&w);
+}
+
+sl_status sl_cuda_check_sizes(const sl_device_params *params, sl_error *err) {
+    const bool batch = params->n_batch > SL_CUDA_MAX_GRID;
+    if (!batch && params->n_slot <= SL_CUDA_MAX_GRID) return SL_OK;
+    return sl_fail(err, SL_E_ARG, "cuda:%d: %s is %zu, expected 1 to %d on a CUDA device", params->ordinal,
+                   batch ? "n_batch" : "n_slot", batch ? params->n_batch : params->n_slot, SL_CUDA_MAX_GRID);
 }
 
 sl_status sl_cuda_check_fit(const sl_graph *graph, const sl_device_params *params, sl_error *err) {
@@ -136,7 +165,7 @@ sl_status sl_cuda_check_fit(const sl_graph *graph, const sl_device_params *param
         return sl_fail(err, SL_E_DEVICE, "cuda:%d: asking for free memory: %s", params->ordinal,
                        cudaGetErrorString(e));
     if (need.missing <= free_bytes) return SL_OK;
-    suggest(graph, &need, free_bytes, hint, sizeof hint);
+    suggest(graph, params, &need, free_bytes, hint, sizeof hint);
     return sl_fail(
         err, SL_E_MEMORY,
         "cuda:%d: out of memory: the model needs %.2f GB (weights %.2f, states of %zu sequences %.2f, "

@@ -15,10 +15,10 @@ static const float *find_floats(const sl_cuda_pass *pass, const float *host) { r
 static sl_rows rows_of(const sl_cuda_pass *pass, uint32_t domain) {
     const sl_cuda_domain *d = &pass->device->domains[domain];
     const uint32_t n_tok = (uint32_t)pass->batch->n_tok;
-    if (domain == SL_ALL) return (sl_rows){ NULL, NULL, n_tok };
+    if (domain == SL_ALL) return (sl_rows){ NULL, NULL, n_tok, false };
     if (domain == SL_OUTPUTS)
-        return (sl_rows){ NULL, pass->device->input.out_rows, (uint32_t)pass->batch->n_out };
-    return (sl_rows){ d->n, d->index, n_tok };
+        return (sl_rows){ NULL, pass->device->input.out_rows, (uint32_t)pass->batch->n_out, false };
+    return (sl_rows){ d->n, d->index, n_tok, false };
 }
 
 static sl_runs runs_of(const sl_cuda_pass *pass, uint32_t domain) {
@@ -37,6 +37,17 @@ static void *at(const sl_cuda_pass *pass, int32_t value) { return sl_cuda_value(
 static size_t stride(const sl_cuda_pass *pass, int32_t value) { return sl_cuda_stride(pass->device, value); }
 static sl_act act(const sl_cuda_pass *pass) { return pass->device->plan.act; }
 static sl_cuda_stream stream(const sl_cuda_pass *pass) { return pass->device->stream; }
+/* The value that a node reads for v: v, or whose rows a gather would have made v of, and then these are in place. */
+static bool is_in_place(const sl_cuda_pass *pass, int32_t v) {
+    const sl_cuda_plan *plan = &pass->device->plan;
+    return plan->origin[plan->alias[v]] != SL_NO_VALUE &&
+           (!plan->is_copied[plan->alias[v]] || pass->batch->n_tok <= SL_GEMV_ROWS);
+}
+static int32_t read_for(const sl_cuda_pass *pass, int32_t v, sl_rows *rows) {
+    const sl_cuda_plan *plan = &pass->device->plan;
+    rows->in_place = is_in_place(pass, v);
+    return rows->in_place ? plan->origin[plan->alias[v]] : v;
+}
 /* Elements of a value of activations, from channel c on. */
 static const void *from_channel(const sl_cuda_pass *pass, int32_t value, size_t c) {
     return (const uint8_t *)at(pass, value) + c * sl_act_size(act(pass));
@@ -55,21 +66,30 @@ static int launch_embed(const sl_cuda_pass *pass, const sl_node *node) {
     return sl_embed_cuda(&args, stream(pass));
 }
 
+/* A router computes the norm in front of it. */
+static bool is_before_router(const sl_cuda_pass *pass, const sl_node *norm) {
+    const sl_node *next = norm + 1;
+    return next < pass->graph->nodes + pass->graph->n_node && next->op == SL_OP_ROUTE_SCORE && next->in[0] == norm->out;
+}
+
 static int launch_norm(const sl_cuda_pass *pass, const sl_node *node) {
+    if (is_before_router(pass, node)) return 0;
     const sl_norm *p = &node->u.norm;
+    sl_rows rows = rows_of(pass, node->domain);
+    const int32_t x = read_for(pass, node->in[0], &rows);
     const sl_norm_args args = {
-        .x = at(pass, node->in[0]),
+        .x = at(pass, x),
         .w = find_floats(pass, p->w),
         .y = at(pass, node->out),
-        .x_stride = stride(pass, node->in[0]),
+        .x_stride = stride(pass, x),
         .y_stride = stride(pass, node->out),
         .n_group = (uint32_t)p->n_group,
         .n = (uint32_t)p->n,
         .w_step = (uint32_t)p->w_step,
         .eps = p->eps,
-        .x_f32 = sl_cuda_value_size(pass->device, node->in[0]) == 4,
+        .x_f32 = sl_cuda_value_size(pass->device, x) == 4,
         .act = act(pass),
-        .rows = rows_of(pass, node->domain),
+        .rows = rows,
     };
     return sl_rmsnorm_cuda(&args, stream(pass));
 }
@@ -95,6 +115,7 @@ static int launch_silu_mul(const sl_cuda_pass *pass, const sl_node *node) {
 }
 
 static int launch_gather(const sl_cuda_pass *pass, const sl_node *node) {
+    if (is_in_place(pass, node->out)) return 0;
     const size_t size = sl_cuda_value_size(pass->device, node->out);
     const sl_gather_args args = {
         .src = at(pass, node->in[0]),
@@ -109,36 +130,9 @@ static int launch_gather(const sl_cuda_pass *pass, const sl_node *node) {
 
 /* ---- routing ------------------------------------------------------------------------------------ */
 
-/* The norm that made the router's input: the score is computed from what the norm read, in f32. */
-static const sl_node *norm_behind(const sl_cuda_pass *pass, const sl_node *node) {
-    const sl_node *norm = node;
-    while (norm > pass->graph->nodes && norm->out != node->in[0]) norm--;
-    assert(norm->op == SL_OP_NORM && norm->u.norm.n_group == 1 &&
-           sl_cuda_value_size(pass->device, norm->in[0]) == 4);
-    return norm;
-}
-
-static int launch_route_score(const sl_cuda_pass *pass, const sl_node *node) {
-    const sl_router *p = &node->u.router;
-    const sl_node *norm = norm_behind(pass, node);
-    const sl_route_args args = {
-        .x = at(pass, norm->in[0]),
-        .norm = find_floats(pass, norm->u.norm.w),
-        .w = find_floats(pass, p->w),
-        .b = find_floats(pass, p->b),
-        .rho = pass->device->domains[p->domain].rho,
-        .x_stride = stride(pass, norm->in[0]),
-        .d = (uint32_t)norm->u.norm.n,
-        .eps = norm->u.norm.eps,
-        .tau = isnan(pass->batch->tau) ? p->tau : pass->batch->tau,
-        .rows = rows_of(pass, SL_ALL),
-    };
-    return sl_route_score_cuda(&args, stream(pass));
-}
-
-static int launch_route_split(const sl_cuda_pass *pass, const sl_node *node) {
+static sl_split_args split_args(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_cuda_domain *d = &pass->device->domains[node->u.router.domain];
-    const sl_split_args args = {
+    return (sl_split_args){
         .rho = d->rho,
         .start = pass->device->input.run_start,
         .n = d->n,
@@ -149,19 +143,51 @@ static int launch_route_split(const sl_cuda_pass *pass, const sl_node *node) {
         .n_tok = (uint32_t)pass->batch->n_tok,
         .n_run = (uint32_t)pass->batch->n_run,
     };
-    return sl_route_split_cuda(&args, stream(pass));
+}
+
+/* A router's input is the norm of the residual stream in front of it. It computes that itself, its score in f32; of a
+ * single row it knows as well what is deep. */
+static int launch_route_score(const sl_cuda_pass *pass, const sl_node *node) {
+    const sl_router *p = &node->u.router;
+    const sl_node *norm = node - 1;
+    const sl_route_args args = {
+        .x = at(pass, norm->in[0]),
+        .norm = find_floats(pass, norm->u.norm.w),
+        .w = find_floats(pass, p->w),
+        .b = find_floats(pass, p->b),
+        .rho = pass->device->domains[p->domain].rho,
+        .y = at(pass, norm->out),
+        .x_stride = stride(pass, norm->in[0]),
+        .y_stride = stride(pass, norm->out),
+        .d = (uint32_t)norm->u.norm.n,
+        .eps = norm->u.norm.eps,
+        .tau = isnan(pass->batch->tau) ? p->tau : pass->batch->tau,
+        .act = act(pass),
+        .rows = rows_of(pass, SL_ALL),
+        .split = split_args(pass, node),
+    };
+    assert(norm->op == SL_OP_NORM && is_before_router(pass, norm) && norm->u.norm.n_group == 1 &&
+           norm->domain == SL_ALL && sl_cuda_value_size(pass->device, norm->in[0]) == 4);
+    return sl_route_score_cuda(&args, stream(pass));
+}
+
+static int launch_route_split(const sl_cuda_pass *pass, const sl_node *node) {
+    const sl_split_args args = split_args(pass, node);
+    return pass->batch->n_tok == 1 ? 0 : sl_route_split_cuda(&args, stream(pass));
 }
 
 /* ---- products ----------------------------------------------------------------------------------- */
 
 static sl_product_args product_args(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_linear *p = &node->u.linear;
+    sl_rows rows = rows_of(pass, node->domain);
+    const int32_t x = read_for(pass, p->x, &rows);
     sl_product_args a = {
         .w = find(pass, p->w->data), .w_row_bytes = sl_cuda_row_bytes(p->w->row_bytes),
         .type = sl_cuda_weight_type(act(pass), p->w), .act = act(pass),
-        .x = at(pass, p->x), .x_stride = stride(pass, p->x), .bias = find_floats(pass, p->bias),
+        .x = at(pass, x), .x_stride = stride(pass, x), .bias = find_floats(pass, p->bias),
         .n_row = (uint32_t)sl_spec_rows(&p->w->spec), .k = (uint32_t)sl_spec_width(&p->w->spec),
-        .gain = ldexpf(1, (int)lift_of(pass, p->x)), .rows = rows_of(pass, node->domain),
+        .gain = ldexpf(1, (int)lift_of(pass, p->x)), .rows = rows,
     };
     if (p->head) {
         a.out = SL_OUT_F32;
@@ -281,6 +307,20 @@ static int launch_pair(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_block_args next = block_args(pass, node + 1);
     args.w2 = next.w, args.y2 = next.y;
     return sl_block_linear_cuda(&args, stream(pass));
+}
+
+/* Is the pair that node begins gate and up of an MLP, whose product follows, and up read by nothing else? */
+static bool is_gated(const sl_cuda_pass *pass, const sl_node *node, const sl_node *end) {
+    const sl_node *up = node + 1, *mul = node + 2;
+    const sl_cuda_plan *plan = &pass->device->plan;
+    return mul < end && node->op == SL_OP_LINEAR && mul->op == SL_OP_SILU_MUL && act(pass) == SL_ACT_F16 &&
+           mul->in[0] == node->out && mul->in[1] == up->out && mul->domain == node->domain &&
+           plan->values[plan->alias[up->out]].last == (size_t)(mul - pass->graph->nodes);
+}
+
+static int launch_gated(const sl_cuda_pass *pass, const sl_node *node) {
+    const sl_product_args gate = product_args(pass, node), up = product_args(pass, node + 1);
+    return sl_gemv_gated_cuda(&gate, up.w, lift_of(pass, node->out), stream(pass));
 }
 
 /* ---- sequences ---------------------------------------------------------------------------------- */
@@ -477,14 +517,23 @@ static const launch_fn launches[SL_OP_N] = {
     [SL_OP_ATTENTION] = launch_attention,
 };
 
+/* Nodes that take one launch. */
+typedef struct step { launch_fn launch; size_t n_node; } step;
+
+static step step_of(const sl_cuda_pass *pass, const sl_node *node, const sl_node *end) {
+    if (!is_pair(pass, node, end)) return (step){ launches[node->op], 1 };
+    if (is_gated(pass, node, end)) return (step){ launch_gated, 3 };
+    return (step){ launch_pair, 2 };
+}
+
 int sl_cuda_launch_nodes(const sl_cuda_pass *pass, const sl_node **failed) {
     const sl_node *end = pass->graph->nodes + pass->graph->n_node;
-    for (const sl_node *node = pass->graph->nodes; node < end; node++) {
-        if (!launches[node->op] || (node->domain == SL_OUTPUTS && !pass->batch->n_out)) continue;
-        const bool pair = is_pair(pass, node, end);
-        int e = pair ? launch_pair(pass, node) : launches[node->op](pass, node);
+    for (const sl_node *node = pass->graph->nodes; node < end;) {
+        const step now = step_of(pass, node, end);
         *failed = node;
-        node += pair;
+        node += now.n_node;
+        if (!now.launch || ((*failed)->domain == SL_OUTPUTS && !pass->batch->n_out)) continue;
+        const int e = now.launch(pass, *failed);
         if (e) return e;
     }
     return 0;

@@ -24,6 +24,46 @@ static void find_types(const sl_graph *g, sl_cuda_plan *plan) {
     }
 }
 
+/* ---- gathers ------------------------------------------------------------------------------------ */
+
+/* Values that a node takes: the last of the bridge is a domain. */
+static size_t n_in(const sl_node *node) { return node->op == SL_OP_BRIDGE ? 5 : 6; }
+
+/* v stands for itself. Quantising is not done here, its result stands for v as well. */
+static bool reads(const sl_cuda_plan *plan, const sl_node *node, int32_t v) {
+    for (size_t i = 0; i < n_in(node) && node->op != SL_OP_QUANT; i++)
+        if (node->in[i] != SL_NO_VALUE && plan->alias[node->in[i]] == v) return true;
+    return false;
+}
+
+/* In place, or as a sum. */
+static bool changes(const sl_node *node, int32_t v) {
+    const bool in_place = node->op == SL_OP_SILU_MUL || node->op == SL_OP_ROPE;
+    return (in_place && node->in[0] == v) || (node->op == SL_OP_LINEAR && node->u.linear.acc == v);
+}
+
+/* May all that read the gather's rows take them from its input, which is the same until then? */
+static bool find_readers(const sl_graph *g, const sl_node *gather, sl_cuda_plan *plan) {
+    bool is_changed = false;
+    for (const sl_node *node = gather + 1; node < g->nodes + g->n_node; node++) {
+        if (reads(plan, node, gather->out)) {
+            const bool product = node->op == SL_OP_LINEAR && plan->act == SL_ACT_F16;
+            if (is_changed || node->domain != gather->domain || (!product && node->op != SL_OP_NORM)) return false;
+            plan->is_copied[gather->out] |= product;
+        }
+        is_changed |= changes(node, gather->in[0]);
+    }
+    return true;
+}
+
+static void find_origins(const sl_graph *g, sl_cuda_plan *plan) {
+    for (size_t i = 0; i < g->n_value; i++) plan->origin[i] = SL_NO_VALUE;
+    for (size_t i = 0; i < g->n_node; i++) {
+        const sl_node *node = &g->nodes[i];
+        if (node->op == SL_OP_GATHER && find_readers(g, node, plan)) plan->origin[node->out] = node->in[0];
+    }
+}
+
 /* ---- lifetimes ---------------------------------------------------------------------------------- */
 
 static void use(sl_cuda_plan *plan, int32_t v, size_t node) {
@@ -31,16 +71,16 @@ static void use(sl_cuda_plan *plan, int32_t v, size_t node) {
     sl_value *value = &plan->values[plan->alias[v]];
     value->last = node;
     if (value->first == SIZE_MAX) value->first = node;
+    use(plan, plan->origin[plan->alias[v]], node);
 }
 
-/* As the graph's, but quantised forms lengthen the life of what they stand for, and the scan reads what the
+/* As the graph's, but quantised forms and gathers lengthen the life of what they stand for, and the scan reads what the
  * node in front of it (which is not launched) would have prepared. */
 static void find_lifetimes(const sl_graph *g, sl_cuda_plan *plan) {
     for (size_t i = 0; i < g->n_value; i++) plan->values[i].first = SIZE_MAX;
     for (size_t i = 0; i < g->n_node; i++) {
         const sl_node *node = &g->nodes[i];
-        size_t n_in = node->op == SL_OP_BRIDGE ? 5 : 6; /* the last of the bridge is a domain */
-        for (size_t j = 0; j < n_in; j++) use(plan, node->in[j], i + (node->op == SL_OP_SSM_INPUT));
+        for (size_t j = 0; j < n_in(node); j++) use(plan, node->in[j], i + (node->op == SL_OP_SSM_INPUT));
         use(plan, node->out, i);
     }
 }
@@ -121,9 +161,13 @@ sl_status sl_cuda_plan_make(const sl_graph *g, const sl_device_params *params, s
         status = sl_alloc((void **)&plan->is_f32, g->n_value, sizeof *plan->is_f32, "the plan", err);
     if (status == SL_OK)
         status = sl_alloc((void **)&plan->is_hidden, g->n_value, sizeof *plan->is_hidden, "the plan", err);
+    if (status == SL_OK) status = sl_alloc((void **)&plan->origin, g->n_value, sizeof *plan->origin, "the plan", err);
+    if (status == SL_OK)
+        status = sl_alloc((void **)&plan->is_copied, g->n_value, sizeof *plan->is_copied, "the plan", err);
     if (status == SL_OK) {
         memcpy(plan->values, g->values, g->n_value * sizeof *plan->values);
         find_types(g, plan);
+        find_origins(g, plan);
         find_lifetimes(g, plan);
         find_rows(g, plan);
         find_scratch(g, params, shared, plan);
@@ -139,6 +183,8 @@ void sl_cuda_plan_release(sl_cuda_plan *plan) {
     free(plan->alias);
     free(plan->is_f32);
     free(plan->is_hidden);
+    free(plan->origin);
+    free(plan->is_copied);
     *plan = (sl_cuda_plan){ 0 };
 }
 

@@ -113,10 +113,10 @@ static cudaError_t fill_item(const sl_cuda_item *item, uint8_t *to, const sl_dev
 
 static sl_status fill(sl_cuda_weights *w, const sl_device_params *params, sl_error *err) {
     cudaError_t e = cudaMalloc((void **)&w->data, w->n_bytes ? w->n_bytes : 1);
-    if (e != cudaSuccess)
-        return sl_fail(err, e == cudaErrorMemoryAllocation ? SL_E_MEMORY : SL_E_DEVICE,
-                       "cuda:%d: %llu bytes for weights: %s", params->ordinal, (unsigned long long)w->n_bytes,
-                       cudaGetErrorString(e));
+    if (e == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        return sl_cuda_no_memory(params->ordinal, "block of weights", w->n_bytes, "bytes", 1, err);
+    }
     uint64_t done = 0;
     for (size_t i = 0; i < w->n_item && e == cudaSuccess; i++)
         e = fill_item(&w->items[i], w->data + w->items[i].offset, params, w->act, &done, w->n_bytes);

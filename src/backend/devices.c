@@ -49,8 +49,11 @@ static bool fits(const sl_device_info *d, const sl_graph *graph, const sl_device
                  size_t size) {
 #ifdef SL_CUDA
     sl_cuda_need need = { .missing = params->weights_to_come };
-    if (graph && sl_cuda_needs(graph, params, &need, NULL) != SL_OK) return false;
-    if (need.missing <= d->free_bytes) return true;
+    sl_error err;
+    sl_status status = sl_cuda_check_sizes(params, &err);
+    if (status == SL_OK && graph) status = sl_cuda_needs(graph, params, &need, &err);
+    if (status == SL_OK && need.missing <= d->free_bytes) return true;
+    if (status != SL_OK) return snprintf(note, size, "%s is passed over for the CPU: %.200s", d->id, err.text), false;
     snprintf(note, size, "%s is passed over for the CPU: the model needs %.2f GB, %.2f GB are free", d->id,
              (double)need.missing / 1e9, (double)d->free_bytes / 1e9);
 #else

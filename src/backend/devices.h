@@ -31,6 +31,8 @@ size_t sl_cuda_count(char *reason);
 void sl_cuda_describe(int ordinal, sl_device_info *device);
 /* True for the device that tests run on where there is no GPU: never chosen by "auto". */
 bool sl_cuda_is_test_device(void);
+/* SL_E_ARG: more sequences or tokens in a pass than a launch can have. */
+sl_status sl_cuda_check_sizes(const sl_device_params *params, sl_error *err);
 /* What a device with params would allocate, in bytes, in all and beside weights that it has from another session. */
 typedef struct sl_cuda_need { uint64_t weights, states, activations, all, missing; } sl_cuda_need;
 sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, sl_cuda_need *need,

@@ -168,7 +168,7 @@ typedef struct shape {
     sl_act act;
     sl_product_out out;
     uint32_t n_row, k, max, n, lift; /* n: how many rows the device is told */
-    bool bias, rho, indexed, counted;
+    bool bias, rho, indexed, counted, in_place; /* in_place: indexed as well */
 } shape;
 
 enum { N_SPARE = 3 }; /* batch rows that are not among the rows */
@@ -228,6 +228,17 @@ static void check_pair(const product *p, const sl_product_args *first) {
                    (s->n_row - 2) * sizeof(float));
 }
 
+/* x of the rows, where they lie; there are no others. */
+static const void *put_inputs(const product *p, uint64_t *stride) {
+    const shape *s = &p->s;
+    if (!s->in_place) return cuda_put_rows(s->act, p->x, s->k, s->k, s->n, stride);
+    float *all = check_buffer(check_current(), (size_t)p->n_batch * s->k * sizeof *all);
+    for (size_t i = 0; i < (size_t)p->n_batch * s->k; i++) all[i] = NAN;
+    for (uint32_t t = 0; t < s->n; t++)
+        memcpy(all + (size_t)p->index[t] * s->k, p->x + (size_t)t * s->k, s->k * sizeof *all);
+    return cuda_put_rows(s->act, all, s->k, s->k, p->index[s->n - 1] + 1, stride);
+}
+
 /* With no row nothing but the count may be read: there is nothing else. */
 static void launch_product(const product *p) {
     const shape *s = &p->s;
@@ -238,7 +249,8 @@ static void launch_product(const product *p) {
     uint64_t sums_stride = s->n_row;
     if (s->n > 0) {
         a.w = p->w.device;
-        a.x = cuda_put_rows(s->act, p->x, s->k, s->k, s->n, &a.x_stride);
+        a.x = put_inputs(p, &a.x_stride);
+        a.rows.in_place = s->in_place;
         sums = cuda_put_rows(SL_ACT_F32, p->sums, s->n_row, s->n_row, s->n, &sums_stride);
         if (s->bias) a.bias = cuda_put(p->bias, s->n_row * sizeof *p->bias, 4);
         if (s->rho) a.rho = cuda_put(p->rho, p->n_batch * sizeof *p->rho, 4);
@@ -293,10 +305,11 @@ static bool check_untouched(check *c, const product *p, uint32_t b) {
 
 static void check_product(check *c, shape s) {
     static const char *const outs[] = { "act", "f32", "add" };
-    check_case(c, "%s %s %s to %s, n_row=%u k=%u rows %u of %u lift %u%s%s%s%s", kernel_names[s.kernel],
+    s.in_place = s.indexed && s.kernel == GEMV && s.act == SL_ACT_F16 && check_random(c) % 2;
+    check_case(c, "%s %s %s to %s, n_row=%u k=%u rows %u of %u lift %u%s%s%s%s%s", kernel_names[s.kernel],
                sl_type_name(s.type), cuda_act_name(s.act), outs[s.out], s.n_row, s.k, s.n,
                s.max, s.lift, s.bias ? " bias" : "", s.rho ? " rho" : "", s.indexed ? " index" : "",
-               s.counted ? " counted" : "");
+               s.counted ? " counted" : "", s.in_place ? " in place" : "");
     const product p = make_product(c, s);
     launch_product(&p);
     uint32_t t = 0;
@@ -374,6 +387,55 @@ void check_cuda_gemm(check *c) {
     check_tiles(c, GEMM, tiles, sizeof tiles / sizeof *tiles);
 }
 void check_cuda_store(check *c) { check_nothing(c, STORE), check_products(c, STORE); }
+
+/* ---- gated products ----------------------------------------------------------------------------- */
+
+/* The second matrix is the first one again, a weight row on. silu' is never more than 1.1; the device's exponential and
+ * reciprocal are exact to 2^-18 and as many units as the exponent has. */
+static bounded gated(const product *p, uint32_t t, uint32_t r, uint32_t lift) {
+    const float *w = p->w.value + (size_t)r * p->s.k, *x = p->x + (size_t)t * p->s.k;
+    const bounded gate = dot_on_units(w, x, p->s.k, p->s.lift, 0), up = dot_on_units(w + p->s.k, x, p->s.k, p->s.lift, 0);
+    const double silu = gate.value / (1 + exp(-gate.value)), own = fabs(silu) * (0x1p-18 + 0x1p-22 * fabs(gate.value));
+    bounded v = { ldexp(silu * up.value, -(int)lift), 0 };
+    v.bound = (1.1 * gate.bound + own) * (fabs(up.value) + up.bound) + fabs(silu) * up.bound;
+    v.bound = ldexp(v.bound, -(int)lift);
+    return rounded(v, SL_ACT_F16);
+}
+
+static void check_gated(check *c, shape s, uint32_t lift) {
+    check_case(c, "%s, n_row=%u k=%u rows %u of %u lift %u, %u%s", sl_type_name(s.type), s.n_row, s.k, s.n, s.max, s.lift,
+               lift, s.in_place ? " in place" : "");
+    const product p = make_product(c, s);
+    sl_product_args a = { .w = p.w.device, .w_row_bytes = p.w.row_bytes, .type = s.type, .act = SL_ACT_F16,
+                          .n_row = s.n_row - 1, .k = s.k, .gain = ldexpf(1, (int)s.lift), .rows = { .max = s.max } };
+    if (s.n > 0) a.x = put_inputs(&p, &a.x_stride);
+    if (s.in_place) a.rows.index = cuda_put(p.index, s.n * sizeof *p.index, 4), a.rows.in_place = true;
+    a.rows.n = cuda_put(&s.n, sizeof s.n, 4);
+    a.y = cuda_new_rows(SL_ACT_F16, a.n_row, s.max, &a.y_stride);
+    cuda_run(cuda.gemv_gated(&a, (const char *)a.w + a.w_row_bytes, lift, NULL));
+    cuda_get_rows(SL_ACT_F16, p.after, a.n_row, a.n_row, s.max, a.y, a.y_stride);
+    for (size_t i = 0; i < (size_t)s.max * a.n_row && !c->failed; i++) {
+        const uint32_t t = (uint32_t)(i / a.n_row), r = (uint32_t)(i % a.n_row);
+        const bounded want = t < s.n ? gated(&p, t, r, lift) : (bounded){ 0, 0 };
+        if (t < s.n) check_near(c, "y", i, p.after[i], want.value, want.bound);
+        else if (!isnan(p.after[i])) check_fail(c, "y[%zu] of row %u, which is none of the rows, was written", i, t);
+    }
+    cuda_free();
+    check_end(c);
+}
+
+/* Eight weight rows of each matrix to a warp, one or four of these to a block; all numbers of rows of x. */
+void check_cuda_gemv_gated(check *c) {
+    static const uint32_t shapes[][2] = { { 2, 1 },    { 8, 7 },    { 9, 64 },   { 10, 300 }, { 17, 1056 },
+                                          { 18, 4352 }, { 33, 95 }, { 8448, 40 }, { 8451, 33 }, { 8482, 8 } };
+    for (size_t i = 0; i < SL_N_TYPE * sizeof shapes / sizeof *shapes && !c->failed; i++) {
+        const uint32_t *size = shapes[i / SL_N_TYPE], max = 1 + (uint32_t)check_index(c, SL_GEMV_ROWS);
+        const uint32_t n = check_random(c) % 2 ? max : (uint32_t)check_index(c, max + 1);
+        check_gated(c, (shape){ .kernel = GEMV, .type = (sl_type)(i % SL_N_TYPE), .act = SL_ACT_F16, .n_row = size[0],
+                                .k = size[1], .max = max, .n = n, .lift = i % 3 ? 0 : 4,
+                                .in_place = n > 0 && check_random(c) % 2 }, i % 2 ? 6 : 0);
+    }
+}
 
 /* ---- block-diagonal products -------------------------------------------------------------------- */
 
@@ -599,6 +661,25 @@ int mutant_cuda_store_index(const sl_product_args *args, const float *sum, uint6
     sl_product_args a = *args;
     a.rows.index = NULL;
     return sl_store_cuda(&a, sum, sum_stride, stream);
+}
+
+/* Rows side by side. */
+int mutant_cuda_gemv_not_in_place(const sl_product_args *args, sl_cuda_stream stream) {
+    sl_product_args a = *args;
+    a.rows.in_place = false;
+    return sl_gemv_cuda(&a, stream);
+}
+
+/* The other matrix is the gate. */
+int mutant_cuda_gated_turned(const sl_product_args *args, const void *w2, uint32_t lift, sl_cuda_stream stream) {
+    sl_product_args a = *args;
+    a.w = w2;
+    return sl_gemv_gated_cuda(&a, args->w, lift, stream);
+}
+
+int mutant_cuda_gated_not_scaled(const sl_product_args *args, const void *w2, uint32_t lift, sl_cuda_stream stream) {
+    (void)lift;
+    return sl_gemv_gated_cuda(args, w2, 0, stream);
 }
 
 /* Expands rows beyond the count. */

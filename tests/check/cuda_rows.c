@@ -19,7 +19,7 @@ static float *make_rows(check *c, sl_act act, size_t n_row, size_t n) {
 
 /* n rows are there, of max that the host knows. */
 static sl_rows put_counted(uint32_t n, uint32_t max) {
-    return (sl_rows){ cuda_put(&n, sizeof n, 4), NULL, max };
+    return (sl_rows){ cuda_put(&n, sizeof n, 4), NULL, max, false };
 }
 
 /* Rows from n on are as cuda_new made them, or keep their values (kept). */
@@ -44,11 +44,21 @@ static void norm_truth(check *c, const float *x, const float *w, const float *y,
     }
 }
 
+/* Increasing places of n_row rows among n_src. */
+static uint32_t *make_index(check *c, uint32_t n_row, uint32_t n_src) {
+    uint32_t *index = check_buffer(c, (n_row + 1) * sizeof *index);
+    for (uint32_t i = 0, at = 0; i < n_row; i++) {
+        index[i] = at + (uint32_t)check_index(c, (n_src - at) / (n_row - i));
+        at = index[i] + 1;
+    }
+    return index;
+}
+
 static void norm_case(check *c, bool x_f32, sl_act act, uint32_t n_row, uint32_t n_group, uint32_t n,
-                      bool shared) {
+                      bool shared, bool in_place) {
     const uint32_t width = n_group * n, max = n_row + 3;
-    check_case(c, "x %s, y %s, rows=%u groups=%u n=%u%s", cuda_act_name(x_f32 ? SL_ACT_F32 : act),
-               cuda_act_name(act), n_row, n_group, n, shared ? " shared weights" : "");
+    check_case(c, "x %s, y %s, rows=%u groups=%u n=%u%s%s", cuda_act_name(x_f32 ? SL_ACT_F32 : act),
+               cuda_act_name(act), n_row, n_group, n, shared ? " shared weights" : "", in_place ? " in place" : "");
     sl_norm_args a = {
         .n_group = n_group, .n = n, .w_step = shared ? 0 : n, .eps = EPS, .x_f32 = x_f32, .act = act
     };
@@ -59,10 +69,15 @@ static void norm_case(check *c, bool x_f32, sl_act act, uint32_t n_row, uint32_t
     a.y = cuda_new_rows(act, width, max, &a.y_stride);
     a.w = cuda_put(w, (shared ? n : width) * sizeof *w, 4);
     a.rows = put_counted(n_row, max);
+    const uint32_t *index = make_index(c, n_row, max);
+    a.rows.in_place = in_place;
+    if (in_place) a.rows.index = cuda_put(index, n_row * sizeof *index, 4);
     cuda_run(cuda.rmsnorm(&a, NULL));
     cuda_get_rows(act, y, width, width, max, a.y, a.y_stride);
-    for (size_t i = 0; i < n_row * n_group; i++)
-        norm_truth(c, x + i * n, w + (shared ? 0 : i % n_group * n), y + i * n, n, act);
+    for (size_t i = 0; i < n_row * n_group; i++) {
+        const size_t row = in_place ? index[i / n_group] : i / n_group;
+        norm_truth(c, x + row * width + i % n_group * n, w + (shared ? 0 : i % n_group * n), y + i * n, n, act);
+    }
     untouched(c, y, NULL, n_row, max, width);
     cuda_free();
     check_end(c);
@@ -74,7 +89,7 @@ void check_cuda_norm_rows(check *c) {
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int kind = 0; kind < 3; kind++)
             norm_case(c, kind == 2, kind ? SL_ACT_F16 : SL_ACT_F32, (uint32_t)s, sizes[s][0], sizes[s][1],
-                      s % 2 == 0);
+                      s % 2 == 0, (s + (size_t)kind) % 2 > 0);
 }
 
 /* ---- activations -------------------------------------------------------------------------------- */
@@ -107,56 +122,6 @@ void check_cuda_silu_rows(check *c) {
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
         for (int act = 0; act < 2; act++)
             silu_case(c, (sl_act)act, (uint32_t)(s % 4), sizes[s], s % 2 ? 6 : 0, s % 3 < 2);
-}
-
-/* ---- router ------------------------------------------------------------------------------------- */
-
-/* z errs by at most (2 d + 12) u of the sum of its products' sizes, and rho's slope in it is below 1 / (1 -
- * tau). */
-static double route_truth(const float *x, const float *norm, const float *w, float b, uint32_t d, double tau,
-                          double *bound) {
-    double sum = 0, z = b, size = fabs((double)b);
-    for (size_t i = 0; i < d; i++) sum += (double)x[i] * x[i];
-    const double scale = 1 / sqrt(sum / d + (double)EPS);
-    for (size_t i = 0; i < d; i++) {
-        const double part = w[i] * (x[i] * scale * norm[i]);
-        z += part;
-        size += fabs(part);
-    }
-    if (tau == 1) return *bound = 0;
-    const double light = 1 / (1 + exp(z)) / (1 - tau);
-    *bound = light * ((2.0 * d + 12) * CHECK_U * size + 6 * CHECK_U) + CHECK_U;
-    return fmax(0, 1 - light);
-}
-
-static void route_case(check *c, uint32_t n_row, uint32_t d, float tau) {
-    check_case(c, "rows=%u d=%u tau=%g", n_row, d, (double)tau);
-    const uint32_t max = n_row + 2;
-    sl_route_args a = { .d = d, .eps = EPS, .tau = tau, .rows = put_counted(n_row, max) };
-    const float *x = make_rows(c, SL_ACT_F32, max, d), b = 0.3f;
-    float *w = check_buffer(c, 2 * d * sizeof *w), *rho = check_buffer(c, max * sizeof *rho);
-    check_fill_range(c, w, 2 * d, -1.5f, 1.5f);
-    a.x = cuda_put_rows(SL_ACT_F32, x, d, d, max, &a.x_stride);
-    a.norm = cuda_put(w, d * sizeof *w, 4), a.w = cuda_put(w + d, d * sizeof *w, 4),
-    a.b = cuda_put(&b, sizeof b, 4);
-    a.rho = cuda_new(max * sizeof *rho, 4);
-    cuda_run(cuda.route_score(&a, NULL));
-    cuda_get(rho, a.rho, max * sizeof *rho);
-    for (size_t t = 0; t < n_row; t++) {
-        double bound;
-        const double want = route_truth(x + t * d, w, w + d, b, d, (double)tau, &bound);
-        if (!check_near(c, "rho", t, rho[t], want, bound)) break;
-    }
-    untouched(c, rho, NULL, n_row, max, 1);
-    cuda_free();
-    check_end(c);
-}
-
-void check_cuda_route_score(check *c) {
-    static const float taus[] = { 0, 0.2f, 0.5f, 0.9f, 1 };
-    static const uint32_t sizes[] = { 1, 3, 64, 257, 2048 };
-    for (size_t s = 0; s < 5; s++)
-        for (size_t i = 0; i < 5; i++) route_case(c, (uint32_t)(1 + s), sizes[s], taus[i]);
 }
 
 /* ---- compaction --------------------------------------------------------------------------------- */
@@ -222,6 +187,94 @@ void check_cuda_route_split(check *c) {
         for (int share = 0; share <= 4; share += 2) split_case(c, sizes[s][0], sizes[s][1], share);
 }
 
+/* ---- router ------------------------------------------------------------------------------------- */
+
+/* z errs by at most (2 d + 12) u of the sum of its products' sizes, and rho's slope in it is below 1 / (1 -
+ * tau). */
+static double route_truth(const float *x, const float *norm, const float *w, float b, uint32_t d, double tau,
+                          double *bound) {
+    double sum = 0, z = b, size = fabs((double)b);
+    for (size_t i = 0; i < d; i++) sum += (double)x[i] * x[i];
+    const double scale = 1 / sqrt(sum / d + (double)EPS);
+    for (size_t i = 0; i < d; i++) {
+        const double part = w[i] * (x[i] * scale * norm[i]);
+        z += part;
+        size += fabs(part);
+    }
+    if (tau == 1) return *bound = 0;
+    const double light = 1 / (1 + exp(z)) / (1 - tau);
+    *bound = light * ((2.0 * d + 12) * CHECK_U * size + 6 * CHECK_U) + CHECK_U;
+    return fmax(0, 1 - light);
+}
+
+/* What a single row leaves for the nodes behind: one run of it among empty ones. */
+static void alone_truth(check *c, const sl_split_args *a, bool deep) {
+    const uint32_t starts[] = { 0, 0, deep, deep }, n_deep = deep;
+    const unsigned long long tallies[] = { 1000 + n_deep, 7 + n_deep };
+    const int32_t place = deep ? 0 : -1;
+    uint32_t n, index, deep_start[4];
+    unsigned long long tally[2];
+    int32_t row_of;
+    cuda_get(&n, a->n, 4), cuda_get(&index, a->index, 4), cuda_get(&row_of, a->row_of, 4);
+    cuda_get(deep_start, a->deep_start, sizeof starts), cuda_get(tally, a->tally, sizeof tally);
+    check_same(c, "n", &n, &n_deep, 4);
+    if (deep && index) check_fail(c, "index is %u, expected 0", index);
+    check_same(c, "row_of", &row_of, &place, 4);
+    check_same(c, "deep_start", deep_start, starts, sizeof starts);
+    check_same(c, "tally", tally, tallies, sizeof tallies);
+}
+
+static sl_split_args put_alone(void) {
+    static const uint32_t start[] = { 0, 0, 1, 1 };
+    static const unsigned long long tally[] = { 1000, 7 };
+    return (sl_split_args){ .start = cuda_put(start, sizeof start, 4), .n = cuda_new(4, 4), .index = cuda_new(4, 4),
+                            .row_of = cuda_new(4, 4), .deep_start = cuda_new(sizeof start, 4),
+                            .tally = cuda_put(tally, sizeof tally, 8), .n_tok = 1, .n_run = 3 };
+}
+
+/* n_row 0: one row, of which the host knows. */
+static void route_case(check *c, sl_act act, uint32_t n_row, uint32_t d, float tau) {
+    const bool alone = n_row == 0;
+    check_case(c, "%s rows=%u%s d=%u tau=%g", cuda_act_name(act), alone ? 1 : n_row, alone ? " alone" : "", d,
+               (double)tau);
+    const uint32_t max = alone ? n_row = 1 : n_row + 2;
+    sl_route_args a = { .d = d, .eps = EPS, .tau = tau, .act = act, .rows = put_counted(n_row, max) };
+    const float *x = make_rows(c, SL_ACT_F32, max, d), b = 0.3f;
+    float *w = check_buffer(c, 2 * d * sizeof *w), *rho = check_buffer(c, max * sizeof *rho);
+    float *y = check_buffer(c, max * d * sizeof *y);
+    check_fill_range(c, w, 2 * d, -1.5f, 1.5f);
+    a.x = cuda_put_rows(SL_ACT_F32, x, d, d, max, &a.x_stride);
+    a.norm = cuda_put(w, d * sizeof *w, 4), a.w = cuda_put(w + d, d * sizeof *w, 4),
+    a.b = cuda_put(&b, sizeof b, 4);
+    a.rho = cuda_new(max * sizeof *rho, 4);
+    a.y = cuda_new_rows(act, d, max, &a.y_stride);
+    if (alone) a.rows.n = NULL, a.split = put_alone();
+    cuda_run(cuda.route_score(&a, NULL));
+    cuda_get(rho, a.rho, max * sizeof *rho);
+    cuda_get_rows(act, y, d, d, max, a.y, a.y_stride);
+    for (size_t t = 0; t < n_row; t++) {
+        double bound;
+        const double want = route_truth(x + t * d, w, w + d, b, d, (double)tau, &bound);
+        if (!check_near(c, "rho", t, rho[t], want, bound)) break;
+        norm_truth(c, x + t * d, w, y + t * d, d, act);
+    }
+    if (alone) alone_truth(c, &a.split, rho[0] > 0);
+    untouched(c, rho, NULL, n_row, max, 1);
+    untouched(c, y, NULL, n_row, max, d);
+    cuda_free();
+    check_end(c);
+}
+
+void check_cuda_route_score(check *c) {
+    static const float taus[] = { 0, 0.2f, 0.5f, 0.9f, 1 };
+    static const uint32_t sizes[] = { 1, 3, 64, 257, 2048 };
+    for (size_t s = 0; s < 5; s++)
+        for (size_t i = 0; i < 5; i++) {
+            route_case(c, (sl_act)((s + i) % 2), (uint32_t)(1 + s), sizes[s], taus[i]);
+            route_case(c, (sl_act)((s + i + 1) % 2), 0, sizes[s], taus[i]);
+        }
+}
+
 /* ---- copies by index ---------------------------------------------------------------------------- */
 
 static void gather_case(check *c, uint32_t n_row, uint32_t n_src, uint32_t pieces, bool indexed) {
@@ -265,6 +318,13 @@ int mutant_cuda_norm_all_rows(const sl_norm_args *args, sl_cuda_stream stream) {
     return sl_rmsnorm_cuda(&a, stream);
 }
 
+/* Rows side by side. */
+int mutant_cuda_norm_not_in_place(const sl_norm_args *args, sl_cuda_stream stream) {
+    sl_norm_args a = *args;
+    a.rows.in_place = false;
+    return sl_rmsnorm_cuda(&a, stream);
+}
+
 int mutant_cuda_norm_first_weights(const sl_norm_args *args, sl_cuda_stream stream) {
     sl_norm_args a = *args;
     a.w_step = 0;
@@ -289,6 +349,20 @@ int mutant_cuda_silu_not_scaled(const sl_silu_args *args, sl_cuda_stream stream)
 int mutant_cuda_route_tau(const sl_route_args *args, sl_cuda_stream stream) {
     sl_route_args a = *args;
     a.tau = a.tau < 1 ? 0 : 1;
+    return sl_route_score_cuda(&a, stream);
+}
+
+/* The score is right, what it is of is not. */
+int mutant_cuda_route_turned(const sl_route_args *args, sl_cuda_stream stream) {
+    sl_route_args a = *args;
+    a.norm = args->w, a.w = args->norm;
+    return sl_route_score_cuda(&a, stream);
+}
+
+/* A row alone leaves the last run as it was. */
+int mutant_cuda_route_last_run(const sl_route_args *args, sl_cuda_stream stream) {
+    sl_route_args a = *args;
+    a.split.n_run--;
     return sl_route_score_cuda(&a, stream);
 }
 

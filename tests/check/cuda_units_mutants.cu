@@ -1,4 +1,5 @@
 /* Broken products on the matrix units: the kernel's own source, each with one thing replaced. */
+#include "kernels/elementwise/elementwise_cuda.h"
 #include "kernels/gemm/product_cuda.h"
 #include "kernels/gemm/weights_cuda.h"
 #include "kernels/mma_cuda.h"

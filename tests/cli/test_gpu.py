@@ -161,6 +161,7 @@ class Gpu(unittest.TestCase):
         self.gpu(info="no device")
         self.assertEqual(self.data["failed"], ["info", "kernels", "parity"])
         self.assertIn("cannot be used: tired", self.text)
+        self.assertEqual(len(self.data["missing"]), N_ROW)
         self.gpu("--seconds", "0")
         self.assertEqual(self.data["failed"], ["info", "kernels", "parity"])
         self.assertIn("info: FAILED, left out, no time", self.text)

@@ -492,8 +492,14 @@ static void test_model_that_does_not_fit(void **state) {
     does_not_fit(q8, needs_q8 - 256, "; as q4 it would need 0.0");
     does_not_fit(q8, 1 << 20, "; no type of it would fit");
     does_not_fit(f32, 0, "0.00 GB are free");
-    sl_session *s = opened(f32, "cuda", 4, 16); /* and none of it leaves anything behind */
+    sl_session *s; /* so many sequences that one of any type would fit and they in none */
     sl_error err;
+    sl_device_memory(48 << 20);
+    assert_int_equal(open_session(f32, "cuda", 60000, 16, &s, &err), SL_E_MEMORY);
+    sl_device_memory(AMPLE);
+    one_line(&err);
+    contains(err.text, "; for one sequence, 16 tokens a pass, it would need 0.0");
+    s = opened(f32, "cuda", 4, 16); /* and none of it leaves anything behind */
     assert_int_equal(eval(s, 0, 0, 5, SL_LOGITS_LAST, &err), SL_OK);
     sl_session_destroy(s);
     sl_model_close(f32);
@@ -505,6 +511,7 @@ static void test_model_that_does_not_fit(void **state) {
 static void test_what_would_fit(void **state) {
     static const char *const hints[] = { "; as bf16 it would need 0.0", "; as q8 it would need 0.0", "; as q4 it would need 0.0",
                                          "; no type of it would fit" };
+    static const sl_type types[] = { SL_BF16, SL_Q8, SL_Q4 };
     enum { STEP = 16384 };
     size_t hint = 0, n_seen = 0;
     (void)state;
@@ -520,6 +527,13 @@ static void test_what_would_fit(void **state) {
             n_seen = 0;
         }
         n_seen++;
+        if (hint < 3) { /* it does, to the first token */
+            sl_model *smaller = synthetic_model(256, 512, types[hint]);
+            s = opened(smaller, "cuda", 4, 16);
+            assert_int_equal(eval(s, 0, 0, 1, SL_LOGITS_LAST, &err), SL_OK);
+            sl_session_destroy(s);
+            sl_model_close(smaller);
+        }
     }
     sl_device_memory(AMPLE);
     sl_model_close(model);

@@ -622,6 +622,11 @@ static void test_automatic_choice(void **state) {
     assert_false(sl_device_that_fits(NULL, &params, &choice));
     if (!strstr(choice.note, "cuda:0 is passed over for the CPU: the model needs 3.22 GB, "))
         fail_msg("%s", choice.note);
+    params.n_batch = 65536; /* which the CPU has */
+    assert_false(sl_device_that_fits(&model->graph, &params, &choice));
+    if (!strstr(choice.note, "passed over for the CPU: cuda:0: n_batch is 65536, expected 1 to 65535 on a CUDA device"))
+        fail_msg("%s", choice.note);
+    params.n_batch = 8;
     params.weights_to_come = 1000;
     assert_true(sl_device_that_fits(NULL, &params, &choice));
     assert_string_equal(choice.note, "");
