@@ -87,9 +87,12 @@ typedef struct sl_product_args {
     uint32_t n_row, k;
     sl_rows rows;
 } sl_product_args;
-/* For 1 to SL_GEMV_ROWS rows: reads each weight once, straight from its stored form; with no row it reads none. Of f16
- * activations rows may be in place. */
-enum { SL_GEMV_ROWS = 16 };
+/* For 1 to sl_gemv_rows rows: reads each weight once, straight from its stored form; with no row it reads none. A row's
+ * sums have the same bits whatever others are beside it. Of f16 activations rows may be in place. */
+enum { SL_GEMV_ROWS = 16, SL_GEMV_MOST_ROWS = 64 };
+static inline uint32_t sl_gemv_rows(sl_act act, sl_type weights) {
+    return act == SL_ACT_F16 && (weights == SL_Q8 || weights == SL_Q4) ? SL_GEMV_MOST_ROWS : SL_GEMV_ROWS;
+}
 int sl_gemv_cuda(const sl_product_args *args, sl_cuda_stream stream);
 /* And x times a second matrix like the first to y2, otherwise as the first to y; with f16 activations in the same launch.
  */

@@ -1,5 +1,6 @@
-/* Products of stored weights with 1 to 16 rows of f16 activations: the weights are read once, straight from their
- * stored form, and multiplied on the matrix units, of whose 8 columns each is a row of x.
+/* Products of stored weights with 1 to 16 rows of f16 activations, of quantised ones with 64: the weights are read once,
+ * straight from their stored form, and multiplied on the matrix units, of whose 8 columns each is a row of x. (Beyond 32
+ * rows by two blocks, the second of which finds them in the second-level cache.)
  *
  * What bounds such a product is memory, if nothing else does. At 4.8 TB/s an SM of 132 is given 21 bytes a clock: 37
  * weights of q4 with their scales. It issues 128 lanes' instructions a clock, so 3.5 for each weight is all there is.
@@ -82,6 +83,10 @@ template <int n_tile> __device__ __forceinline__ void multiply(const piece<n_til
     }
 }
 
+/* Has the kernel an SM's registers for one block of it: q4 with 32 rows, which takes more than 128 a thread. It asks for
+ * twice as much at once then. */
+template <sl_type type, int n_tile> constexpr bool is_alone = type == SL_Q4 && n_tile > 2;
+
 /* ---- a warp's sums ------------------------------------------------------------------------------ */
 
 struct share {
@@ -93,7 +98,8 @@ struct share {
 /* w_aligned is no condition inside: the code for other rows would be issued with it, predicated off. */
 template <sl_type type, int n_tile, int n_split, bool w_aligned>
 __device__ __forceinline__ void sum_up(const share &s, const rows_of_x<n_tile> &x, uint32_t q, float sum[n_tile][4]) {
-    constexpr int n_flight = n_tile > 1 || type == SL_F32 ? 2 : 4, n_piece = sl_chunk<type>::n_piece;
+    constexpr int n_flight = (n_tile > 1 && !is_alone<type, n_tile>) || type == SL_F32 ? 2 : 4;
+    constexpr int n_piece = sl_chunk<type>::n_piece;
     constexpr uint32_t STEP = 8 * n_piece * CHUNKS; /* elements */
     const uint32_t groups = sl_groups_of(s.k), n_chunk = sl_chunk<type>::count(s.k);
     const uint32_t n_step = (n_chunk + CHUNKS - 1) / CHUNKS;
@@ -158,7 +164,7 @@ template <int n_side, int n_tile> __device__ __forceinline__ float total(const p
 /* n_side: warps beside each other, for 16 weight rows each; the others share the elements of these rows. Of a gated pair a
  * warp takes eight rows of the first matrix and the same eight of the second. */
 template <sl_type type, int n_tile, int n_side>
-__global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_pair_args pair) {
+__global__ void __launch_bounds__(N_THREAD, is_alone<type, n_tile> ? 1 : 2) gemv_mma_kernel(sl_pair_args pair) {
     sl_begin();
     __shared__ part<n_tile> parts[N_WARP];
     constexpr uint32_t n_split = N_WARP / n_side;
@@ -167,9 +173,10 @@ __global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_pair_args pair
     sl_product_args p = a.p;
     p.w = (const char *)p.w + (blockIdx.y > 0 ? pair.w_on : 0);
     p.y = (char *)p.y + (blockIdx.y > 0 ? pair.y_on : 0);
-    const uint32_t n = sl_rows_count(p.rows), n_group = (p.n_row + rows - 1) / rows;
-    const uint32_t block = blockIdx.x / n_group, r0 = blockIdx.x % n_group * rows;
-    if (n == 0) return;
+    const uint32_t t0 = blockIdx.x % pair.n_part * n_tile * TOKENS, n_all = sl_rows_count(p.rows);
+    const uint32_t n = min(n_all - t0, (uint32_t)(n_tile * TOKENS)), n_group = (p.n_row + rows - 1) / rows;
+    const uint32_t part_row = blockIdx.x / pair.n_part, block = part_row / n_group, r0 = part_row % n_group * rows;
+    if (t0 >= n_all) return;
 
     const uint32_t warp = threadIdx.x / WARP, g = threadIdx.x % WARP / 4, q = threadIdx.x % 4;
     const uint16_t *x_start = (const uint16_t *)p.x + (size_t)block * a.x_step;
@@ -186,7 +193,7 @@ __global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_pair_args pair
     rows_of_x<n_tile> x;
 #pragma unroll
     for (uint32_t j = 0; j < n_tile; j++) {
-        const uint32_t t = g + TOKENS * j < n ? g + TOKENS * j : 0;
+        const uint32_t t = t0 + (g + TOKENS * j < n ? g + TOKENS * j : 0);
         x.row[j] = x_start + (p.rows.in_place ? p.rows.index[t] : t) * p.x_stride;
     }
     float sum[n_tile][4] = {};
@@ -202,15 +209,16 @@ __global__ void __launch_bounds__(N_THREAD, 2) gemv_mma_kernel(sl_pair_args pair
         const float first = total<n_side>(sums, t, r % warp_rows);
         if (pair.gated) {
             const float second = total<n_side>(sums, t, r % warp_rows + ROWS / 2);
-            sl_store((sl_f16 *)p.y + t * p.y_stride + r0 + r,
+            sl_store((sl_f16 *)p.y + (t0 + t) * p.y_stride + r0 + r,
                      sl_silu<sl_f16>(first * p.gain) * (second * p.gain * pair.scale));
-        } else sl_put_sum(p, t, r0 + r, (size_t)block * a.y_step + r0 + r, first);
+        } else sl_put_sum(p, t0 + t, r0 + r, (size_t)block * a.y_step + r0 + r, first);
     }
 }
 
-template <sl_type type, int n_tile, int n_side> int launch_sides(const sl_pair_args &a, sl_cuda_stream stream) {
+template <sl_type type, int n_tile, int n_side> int launch_sides(sl_pair_args a, sl_cuda_stream stream) {
     const unsigned rows = (a.gated ? ROWS / 2 : ROWS) * n_side, n_group = (a.first.p.n_row + rows - 1) / rows;
-    return sl_launch(gemv_mma_kernel<type, n_tile, n_side>, dim3(n_group * a.first.n_block, a.both ? 2 : 1),
+    a.n_part = (a.first.p.rows.max + n_tile * TOKENS - 1) / (n_tile * TOKENS);
+    return sl_launch(gemv_mma_kernel<type, n_tile, n_side>, dim3(a.n_part * n_group * a.first.n_block, a.both ? 2 : 1),
                      dim3(N_THREAD), 0, stream, a);
 }
 
@@ -222,6 +230,8 @@ template <sl_type type, int n_tile> int launch_tiles(const sl_pair_args &a, sl_c
 }
 
 template <sl_type type> int launch(const sl_pair_args &a, sl_cuda_stream stream) {
+    if constexpr (sl_is_scaled<type>)
+        if (a.first.p.rows.max > SL_GEMV_ROWS) return launch_tiles<type, 4>(a, stream);
     if (a.first.p.rows.max <= TOKENS) return launch_tiles<type, 1>(a, stream);
     return launch_tiles<type, SL_GEMV_ROWS / TOKENS>(a, stream);
 }

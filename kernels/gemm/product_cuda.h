@@ -18,12 +18,13 @@ struct sl_pair_args {
     sl_blocks_args first;
     bool both, gated;
     float scale;
+    uint32_t n_part; /* blocks that share the rows of x, side by side; set by the launch */
     int64_t w_on, y_on;
 };
 /* w2 may be NULL: no second one. */
 static inline sl_pair_args sl_pair_of(const sl_blocks_args &first, const void *w2, void *y2) {
     const uintptr_t w = reinterpret_cast<uintptr_t>(first.p.w), y = reinterpret_cast<uintptr_t>(first.p.y);
-    return {first, w2 != nullptr, false, 1, static_cast<int64_t>(reinterpret_cast<uintptr_t>(w2) - w),
+    return {first, w2 != nullptr, false, 1, 1, static_cast<int64_t>(reinterpret_cast<uintptr_t>(w2) - w),
             static_cast<int64_t>(reinterpret_cast<uintptr_t>(y2) - y)};
 }
 static inline sl_blocks_args sl_second_of(const sl_pair_args &pair) {
@@ -33,7 +34,7 @@ static inline sl_blocks_args sl_second_of(const sl_pair_args &pair) {
     return second;
 }
 
-int sl_gemv_blocks_cuda(const sl_pair_args &args, sl_cuda_stream stream); /* rows.max <= SL_GEMV_ROWS */
+int sl_gemv_blocks_cuda(const sl_pair_args &args, sl_cuda_stream stream); /* rows.max <= sl_gemv_rows */
 int sl_gemv_mma_blocks_cuda(const sl_pair_args &args, sl_cuda_stream stream); /* the same, act f16 */
 int sl_gemm_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream);
 int sl_gemm_mma_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* act f16 */

@@ -245,7 +245,7 @@ static int blas_part(const sl_cuda_pass *pass, const sl_product_args *a, bool pl
 static int launch_linear(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_product_args a = product_args(pass, node);
     const sl_tensor *w = node->u.linear.w;
-    if (a.rows.max <= SL_GEMV_ROWS) return sl_gemv_cuda(&a, stream(pass));
+    if (a.rows.max <= sl_gemv_rows(a.act, a.type)) return sl_gemv_cuda(&a, stream(pass));
     if (!pass->device->blas.product || sl_cuda_is_counted(&pass->device->plan, node))
         return sl_gemm_cuda(&a, stream(pass));
     const uint32_t piece = (uint32_t)sl_cuda_piece(&pass->device->plan, w);
@@ -284,7 +284,8 @@ static int launch_block_linear(const sl_cuda_pass *pass, const sl_node *node) {
 static bool is_pair(const sl_cuda_pass *pass, const sl_node *node, const sl_node *end) {
     const sl_node *next = node + 1;
     if (next == end || (node->op != SL_OP_LINEAR && node->op != SL_OP_BLOCK_LINEAR) || next->op != node->op ||
-        next->domain != node->domain || pass->batch->n_tok > SL_GEMV_ROWS)
+        next->domain != node->domain ||
+        pass->batch->n_tok > sl_gemv_rows(act(pass), sl_cuda_weight_type(act(pass), node->u.linear.w)))
         return false;
     const sl_linear *a = &node->u.linear, *b = &next->u.linear;
     /* A value that nobody reads later may share its place with what the next node writes. */

@@ -325,10 +325,10 @@ static void check_product(check *c, shape s) {
 /* Every type, activation and output, each with the options by chance; few, no and all rows. */
 static void check_products(check *c, int kernel) {
     static const uint32_t ks[] = { 1, 7, 64, 95, 160, 512 };
-    const uint32_t most = kernel == GEMV ? SL_GEMV_ROWS : 70;
     for (int i = 0; i < SL_N_TYPE * 2 * 3 * 6 && !c->failed; i++) {
         shape s = { .kernel = kernel, .type = (sl_type)(i % SL_N_TYPE), .act = (sl_act)(i / SL_N_TYPE % 2),
                     .out = (sl_product_out)(i / SL_N_TYPE / 2 % 3), .k = ks[i / (SL_N_TYPE * 2 * 3)] };
+        const uint32_t most = kernel == GEMV ? sl_gemv_rows(s.act, s.type) : 70;
         s.n_row = 1 + (uint32_t)check_index(c, i % 7 == 0 ? 150 : 20);
         s.max = 1 + (uint32_t)check_index(c, check_random(c) % 2 ? most : 5);
         const uint64_t options = check_random(c);
@@ -355,6 +355,7 @@ static void check_tiles(check *c, int kernel, const tile_shape *tiles, size_t n_
     for (size_t i = 0; i < SL_N_TYPE * n_tile && !c->failed; i++) {
         const tile_shape *s = &tiles[i / SL_N_TYPE];
         const uint64_t options = check_random(c);
+        if (kernel == GEMV && s->max > sl_gemv_rows(SL_ACT_F16, (sl_type)(i % SL_N_TYPE))) continue;
         check_product(c, (shape){ .kernel = kernel, .type = (sl_type)(i % SL_N_TYPE), .act = SL_ACT_F16,
                                   .out = (sl_product_out)(options % 3), .n_row = s->n_row,
                                   .k = s->k, .max = s->max, .n = s->n, .bias = options & 4,
@@ -363,12 +364,14 @@ static void check_tiles(check *c, int kernel, const tile_shape *tiles, size_t n_
     }
 }
 
-/* Of 16 weight rows and 8 rows, steps of 4 chunks, all that a warp asks for at once and a step more; and so many weight
- * rows that a block takes 64. */
+/* Of 16 weight rows and 8 rows, steps of 4 chunks, all that a warp asks for at once and a step more; so many weight rows
+ * that a block takes 64; and, quantised, more rows, in one block and two. */
 void check_cuda_gemv(check *c) {
     static const tile_shape tiles[] = {
         { 16, 32, 8, 8 },    { 17, 31, 9, 9 },       { 15, 33, 16, 8 },     { 32, 1056, 1, 1 },  { 3, 2050, 16, 16 },
         { 33, 4352, 9, 9 },  { 16, 8320, 7, 7 },     { 16896, 40, 8, 3 },   { 16900, 65, 9, 9 }, { 17000, 8, 1, 1 },
+        { 17, 320, 17, 17 }, { 16, 95, 32, 32 },     { 33, 1056, 33, 33 },   { 15, 64, 64, 64 }, { 40, 2050, 64, 31 },
+        { 16900, 65, 40, 33 },
     };
     check_nothing(c, GEMV), check_products(c, GEMV);
     check_tiles(c, GEMV, tiles, sizeof tiles / sizeof *tiles);
@@ -429,7 +432,7 @@ void check_cuda_gemv_gated(check *c) {
     static const uint32_t shapes[][2] = { { 2, 1 },    { 8, 7 },    { 9, 64 },   { 10, 300 }, { 17, 1056 },
                                           { 18, 4352 }, { 33, 95 }, { 8448, 40 }, { 8451, 33 }, { 8482, 8 } };
     for (size_t i = 0; i < SL_N_TYPE * sizeof shapes / sizeof *shapes && !c->failed; i++) {
-        const uint32_t *size = shapes[i / SL_N_TYPE], max = 1 + (uint32_t)check_index(c, SL_GEMV_ROWS);
+        const uint32_t *size = shapes[i / SL_N_TYPE], max = 1 + (uint32_t)check_index(c, sl_gemv_rows(SL_ACT_F16, (sl_type)(i % SL_N_TYPE)));
         const uint32_t n = check_random(c) % 2 ? max : (uint32_t)check_index(c, max + 1);
         check_gated(c, (shape){ .kernel = GEMV, .type = (sl_type)(i % SL_N_TYPE), .act = SL_ACT_F16, .n_row = size[0],
                                 .k = size[1], .max = max, .n = n, .lift = i % 3 ? 0 : 4,

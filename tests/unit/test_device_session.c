@@ -184,27 +184,31 @@ static void test_deep_rows_are_counted(void **state) {
     sl_model_close(model);
 }
 
-/* Sixteen sequences decoded together and alone: the same bits. */
-static void cobatched(const sl_model *model, const sl_model *twin) {
-    enum { N = 16, STEPS = 4 };
+/* n sequences together: their prompts, eight to a pass of up to 64 tokens (where single products are for 16, one),
+ * then token by token; and some of them alone: the same bits. */
+static void cobatched_of(const sl_model *model, sl_activations activations, size_t n, size_t n_prompt) {
+    enum { STEPS = 4, MOST = 64 };
     int32_t tokens[LONG];
     sl_error err;
-    (void)twin;
+    sl_run runs[MOST];
     sequence(tokens, LONG, 4);
-    sl_session *all = on_cuda(model, N, 64), *alone = on_cuda(model, 1, 64);
-    for (size_t i = 0; i < N; i++) eval(all, i, tokens + i, 1 + i);
+    sl_session *all = session_with(model, "cuda", n, 64, NAN, activations);
+    sl_session *alone = session_with(model, "cuda", 1, 64, NAN, activations);
+    for (size_t i = 0; i < n; i += n_prompt) {
+        for (size_t j = 0; j < n_prompt; j++) runs[j] = (sl_run){ i + j, tokens + i + j, 1 + (i + j) % 8, SL_LOGITS_LAST };
+        must(sl_session_eval(all, runs, n_prompt, &err), &err);
+    }
     const size_t row_bytes = N_VOCAB * sizeof(float);
-    float *kept = malloc(N * STEPS * row_bytes);
+    float *kept = malloc(n * STEPS * row_bytes);
     for (size_t step = 0; step < STEPS; step++) {
-        sl_run runs[N];
-        for (size_t i = 0; i < N; i++) runs[i] = (sl_run){ i, tokens + 70 + i + step, 1, SL_LOGITS_LAST };
-        must(sl_session_eval(all, runs, N, &err), &err);
-        for (size_t i = 0; i < N; i++)
+        for (size_t i = 0; i < n; i++) runs[i] = (sl_run){ i, tokens + 70 + i + step, 1, SL_LOGITS_LAST };
+        must(sl_session_eval(all, runs, n, &err), &err);
+        for (size_t i = 0; i < n; i++)
             memcpy(kept + (i * STEPS + step) * N_VOCAB, sl_slot_logits(all, i), row_bytes);
     }
-    for (size_t i = 0; i < N; i += 5) {
+    for (size_t i = 0; i < n; i += 5) {
         sl_slot_reset(alone, 0);
-        eval(alone, 0, tokens + i, 1 + i);
+        eval(alone, 0, tokens + i, 1 + i % 8);
         for (size_t step = 0; step < STEPS; step++) {
             eval(alone, 0, tokens + 70 + i + step, 1);
             assert_memory_equal(sl_slot_logits(alone, 0), kept + (i * STEPS + step) * N_VOCAB, row_bytes);
@@ -213,6 +217,13 @@ static void cobatched(const sl_model *model, const sl_model *twin) {
     free(kept);
     sl_session_destroy(all);
     sl_session_destroy(alone);
+}
+
+static void cobatched(const sl_model *model, const sl_model *twin) {
+    (void)twin;
+    cobatched_of(model, SL_ACTIVATIONS_F32, 16, 1);
+    cobatched_of(model, SL_ACTIVATIONS_F16, 16, 1);
+    if (model->type == SL_Q8 || model->type == SL_Q4) cobatched_of(model, SL_ACTIVATIONS_F16, 64, 8);
 }
 static void test_cobatched_equals_solo(void **state) { (void)state; some_models(cobatched); }
 
