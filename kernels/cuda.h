@@ -2,9 +2,9 @@
  * threads of the CPU under any C++17 compiler (tests/device, where device_host.h lies on the include path).
  *
  * The subset both understand: a kernel is a template or function with exactly one argument, a trivially
- * copyable struct by value, launched only through sl_launch, beginning with sl_begin; warps of 32 lanes with the _sync intrinsics;
- * barriers that every thread of the block reaches before any returns. C++ only, so not one of the headers read
- * by C. */
+ * copyable struct by value, launched only through sl_launch, that begins with sl_begin; warps of 32 lanes with the
+ * _sync intrinsics; barriers that every thread of the block reaches before any returns. C++ only, so not one of the
+ * headers read by C. */
 #ifndef SL_KERNELS_CUDA_H
 #define SL_KERNELS_CUDA_H
 

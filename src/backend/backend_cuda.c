@@ -373,16 +373,21 @@ static cudaError_t prepare_graph(sl_device *d, cudaGraph_t graph, cudaGraphExec_
     return e;
 }
 
-/* Replaying only saves launches: where there is no memory for it, or the driver cannot capture something, *exec stays
- * NULL and nothing is wrong. */
+/* Of launches that have been accepted before: the driver cannot have them in a graph. */
+static bool is_refusal(cudaError_t e) {
+    return (e >= cudaErrorStreamCaptureUnsupported && e <= cudaErrorCapturedEvent) || e == cudaErrorNotSupported ||
+           e == cudaErrorInvalidValue;
+}
+
+/* Replaying only saves launches: where there is no memory for it, or the driver cannot, *exec stays NULL and nothing is
+ * wrong. */
 static sl_status make_graph(const sl_cuda_pass *pass, cudaGraphExec_t *exec, sl_error *err) {
     sl_device *d = pass->device;
     cudaGraph_t graph = NULL;
     cudaError_t e = capture(pass, &graph);
     if (e == cudaSuccess) e = prepare_graph(d, graph, exec);
     if (graph) cudaGraphDestroy(graph);
-    const bool refused = e >= cudaErrorStreamCaptureUnsupported && e <= cudaErrorCapturedEvent;
-    if (e != cudaErrorMemoryAllocation && !refused) return failed(d, e, "capturing a pass", err);
+    if (e != cudaErrorMemoryAllocation && !is_refusal(e)) return failed(d, e, "capturing a pass", err);
     cudaGetLastError();
     return SL_OK;
 }

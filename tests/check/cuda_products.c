@@ -432,7 +432,8 @@ void check_cuda_gemv_gated(check *c) {
     static const uint32_t shapes[][2] = { { 2, 1 },    { 8, 7 },    { 9, 64 },   { 10, 300 }, { 17, 1056 },
                                           { 18, 4352 }, { 33, 95 }, { 8448, 40 }, { 8451, 33 }, { 8482, 8 } };
     for (size_t i = 0; i < SL_N_TYPE * sizeof shapes / sizeof *shapes && !c->failed; i++) {
-        const uint32_t *size = shapes[i / SL_N_TYPE], max = 1 + (uint32_t)check_index(c, sl_gemv_rows(SL_ACT_F16, (sl_type)(i % SL_N_TYPE)));
+        const uint32_t *size = shapes[i / SL_N_TYPE], most = sl_gemv_rows(SL_ACT_F16, (sl_type)(i % SL_N_TYPE));
+        const uint32_t max = 1 + (uint32_t)check_index(c, most);
         const uint32_t n = check_random(c) % 2 ? max : (uint32_t)check_index(c, max + 1);
         check_gated(c, (shape){ .kernel = GEMV, .type = (sl_type)(i % SL_N_TYPE), .act = SL_ACT_F16, .n_row = size[0],
                                 .k = size[1], .max = max, .n = n, .lift = i % 3 ? 0 : 4,

@@ -330,9 +330,9 @@ void sl_device_memory(size_t bytes) {
     sl_rt.memory_limit = bytes;
 }
 
-void sl_device_refuse_capture(int refuse) {
+void sl_device_refuse_capture(int error) {
     std::lock_guard<std::mutex> lock(sl_rt.mutex);
-    sl_rt.refuse_capture = refuse != 0;
+    sl_rt.capture_error = static_cast<cudaError_t>(error);
 }
 
 void sl_device_shared_limit(size_t bytes) {

@@ -68,8 +68,8 @@ struct sl_allocation {
 
 struct sl_runtime {
     std::mutex mutex;
-    bool started = false, protect = false, refuse_capture = false;
-    cudaError_t sticky = cudaSuccess;
+    bool started = false, protect = false;
+    cudaError_t sticky = cudaSuccess, capture_error = cudaSuccess;
     unsigned long n_call = 0, fail_at = 0, seed = 0;
     size_t memory_limit = (size_t)2 << 30, memory_used = 0, shared_limit = SL_MAX_SHARED;
     std::map<const void *, size_t> shared_allowed; /* by kernel: dynamic shared memory, if not the default */

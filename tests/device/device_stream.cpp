@@ -115,9 +115,9 @@ static cudaError_t check_implicit(const CUstream_st *stream, const char *name) {
 cudaError_t sl_stream_put(CUstream_st *stream, sl_op op) {
     if (stream->capturing && stream->spoiled)
         return sl_refuse(cudaErrorStreamCaptureInvalidated, "work for a stream whose capture has failed");
-    if (stream->capturing && sl_rt.refuse_capture) {
+    if (stream->capturing && sl_rt.capture_error != cudaSuccess) {
         stream->spoiled = true;
-        return sl_refuse(cudaErrorStreamCaptureUnsupported, "work that cannot be captured");
+        return sl_refuse(sl_rt.capture_error, "work that cannot be captured");
     }
     if (stream->capturing)
         stream->captured.push_back(std::move(op));

@@ -22,8 +22,8 @@ void sl_device_seed(unsigned long seed);
 void sl_device_protect(int on);
 /* Bytes of device memory; at first SLUICE_DEVICE_MEMORY or 2 GiB. */
 void sl_device_memory(size_t bytes);
-/* Whether work for a stream that captures is refused, as by a driver that knows no graphs of such work. */
-void sl_device_refuse_capture(int refuse);
+/* The error (0: none) by which work for a stream that captures is refused, as by a driver that knows no graphs of it. */
+void sl_device_refuse_capture(int error);
 /* Dynamic shared memory that a block can have at most, at first (and at most) 163 KB; no kernel has been allowed
  * more than 48 KB of it. */
 void sl_device_shared_limit(size_t bytes);

@@ -66,6 +66,10 @@ static int32_t likeliest(const float *logits) {
     return best;
 }
 
+static void contains(const char *text, const char *part) {
+    if (!strstr(text, part)) fail_msg("\"%s\" is not in: %s", part, text);
+}
+
 /* ---- every call --------------------------------------------------------------------------------- */
 
 /* What a run says before it ends: all of the text, or the beginning of it. */
@@ -341,17 +345,24 @@ static void test_every_call_of_a_synthetic_model(void **state) {
 /* A driver that cannot capture a pass: every pass is launched, with the same results. */
 static void test_no_capture(void **state) {
     static const scenario sc = { SL_ACTIVATIONS_F16, 32, all_parts, { { NULL, 0 } } };
+    static const int errors[] = { 900, 801, 1 };
     outcome whole, o;
     (void)state;
     sl_model *model = make_model(MADE_BRIDGE, SL_Q8, 5);
     live(model, &sc, 0, &whole);
-    sl_device_refuse_capture(1);
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
+        sl_device_refuse_capture(errors[i]);
+        live(model, &sc, 0, &o);
+        assert_string_equal(sl_device_fault(), "work that cannot be captured");
+        assert_int_equal(o.status, SL_OK);
+        assert_int_equal(o.n, whole.n);
+        assert_memory_equal(o.text, whole.text, o.n * sizeof *o.text);
+    }
+    sl_device_refuse_capture(719); /* as a launch that fails */
     live(model, &sc, 0, &o);
     sl_device_refuse_capture(0);
-    assert_string_equal(sl_device_fault(), "work that cannot be captured");
-    assert_int_equal(o.status, SL_OK);
-    assert_int_equal(o.n, whole.n);
-    assert_memory_equal(o.text, whole.text, o.n * sizeof *o.text);
+    assert_int_equal(o.status, SL_E_DEVICE);
+    contains(o.err.text, "cuda:0: capturing a pass: ");
     sl_model_close(model);
 }
 
@@ -445,10 +456,6 @@ static void test_sizes(void **state) {
 }
 
 /* ---- memory ------------------------------------------------------------------------------------- */
-
-static void contains(const char *text, const char *part) {
-    if (!strstr(text, part)) fail_msg("\"%s\" is not in: %s", part, text);
-}
 
 /* The smallest memory in which the model opens, in steps of 256 bytes; below, the line says what it needs. */
 static size_t least_memory(const sl_model *model) {
