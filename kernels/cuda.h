@@ -28,9 +28,12 @@
  * sm_90 or later does, not PTX for less that the driver compiles for such a device. Drivers before that for CUDA 12.3
  * cannot capture launches that begin early, and builds with CUDA 12 may meet one. */
 static inline cudaError_t sl_kernel_waits(const void *kernel, unsigned *waits) {
+    *waits = 0;
+    if (CUDART_VERSION < 13000)
+        return cudaSuccess;
     cudaFuncAttributes has = {};
     const cudaError_t status = cudaFuncGetAttributes(&has, kernel);
-    *waits = CUDART_VERSION >= 13000 && has.ptxVersion >= 90;
+    *waits = has.ptxVersion >= 90;
     return status;
 }
 
@@ -182,6 +185,8 @@ struct sl_f16 {
     uint16_t bits;
 };
 __device__ __forceinline__ uint16_t sl_float_to_f16(float v) { return sl_saturate_half(sl_float_to_half(v)); }
+/* The same in f32: no digit less, a NaN stays one. */
+__device__ __forceinline__ float sl_within_f16(float v) { return v > 65504 ? 65504 : v < -65504 ? -65504 : v; }
 __device__ __forceinline__ uint32_t sl_pack_f16(float low, float high) {
     return sl_saturate_halves(sl_pack_half(low, high));
 }

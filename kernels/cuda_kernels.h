@@ -33,7 +33,7 @@ typedef struct sl_rows {
     const uint32_t *n;     /* [1] how many there are, never more than max; NULL: max */
     const uint32_t *index; /* [max] the batch row of each, increasing; NULL: row i is i */
     uint32_t max;          /* what the host knows: the grid. >= 1 */
-    bool in_place;         /* row i of what is read lies at row index[i]; of what is written it is row i all the same */
+    bool in_place;         /* row i of what is read lies at row index[i], too (what is written lies where it does otherwise) */
 } sl_rows;
 
 /* The runs of a pass: consecutive rows of one slot. */
@@ -87,7 +87,7 @@ typedef struct sl_product_args {
     uint32_t n_row, k;
     sl_rows rows;
 } sl_product_args;
-/* For 1 to sl_gemv_rows rows: reads each weight once, straight from its stored form; with no row it reads none. A row's
+/* For 1 to sl_gemv_rows rows: reads each weight once (for more than 32 rows twice), straight from its stored form; with no row it reads none. A row's
  * sums have the same bits whatever others are beside it. Of f16 activations rows may be in place. */
 enum { SL_GEMV_ROWS = 16, SL_GEMV_MOST_ROWS = 64 };
 static inline uint32_t sl_gemv_rows(sl_act act, sl_type weights) {
@@ -120,6 +120,8 @@ int sl_expand_cuda(const sl_expand_args *args, sl_cuda_stream stream);
 
 /* y[t][i * b + r] = sum_j w[i][r][j] x[t][i * b + j]: blocks of b x b, f32, f16 or bf16. A second time with w2 to y2, if
  * they are not NULL; in the same launch as sl_gemv_pair_cuda. */
+/* One launch for both matrices up to so many rows. */
+static inline uint32_t sl_block_rows(sl_act act) { return act == SL_ACT_F16 ? SL_GEMV_MOST_ROWS : SL_GEMV_ROWS; }
 typedef struct sl_block_args {
     const void *w;
     uint64_t w_row_bytes;

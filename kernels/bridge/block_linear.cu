@@ -18,8 +18,7 @@ int sl_block_linear_cuda(const sl_block_args *args, sl_cuda_stream stream) {
     a.n_block = args->n_block;
     a.x_step = a.y_step = args->b;
     const sl_pair_args pair = sl_pair_of(a, args->w2, args->y2);
-    const uint32_t few = args->act == SL_ACT_F16 ? SL_GEMV_MOST_ROWS : SL_GEMV_ROWS; /* of small blocks, in parts of 16 */
-    if (args->rows.max <= few) return sl_gemv_blocks_cuda(pair, stream);
+    if (args->rows.max <= sl_block_rows(args->act)) return sl_gemv_blocks_cuda(pair, stream);
     const int status = sl_gemm_blocks_cuda(a, stream);
     return status || !pair.both ? status : sl_gemm_blocks_cuda(sl_second_of(pair), stream);
 }

@@ -45,7 +45,7 @@ template <sl_type type> __global__ void __launch_bounds__(N_THREAD, 3) gemm_kern
     sl_begin();
     __shared__ tile_row w_tile[DEPTH], x_tile[DEPTH];
     const sl_product_args &p = a.p;
-    const uint32_t n = sl_rows_count(p.rows), n_tile = (p.n_row + TILE - 1) / TILE;
+    const uint32_t n = sl_row_count(p.rows), n_tile = (p.n_row + TILE - 1) / TILE;
     const uint32_t block = blockIdx.x / n_tile, r0 = blockIdx.x % n_tile * TILE, t0 = blockIdx.y * TILE;
     if (t0 >= n) return;
 

@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(S::THREADS, S::TOKENS == 64 && type == SL_F16 
     sl_begin();
     SL_SHARED(stage<S>, stages);
     const sl_product_args &p = a.p;
-    const uint32_t n = sl_rows_count(p.rows), n_tile = (p.n_row + S::COLS - 1) / S::COLS;
+    const uint32_t n = sl_row_count(p.rows), n_tile = (p.n_row + S::COLS - 1) / S::COLS;
     const uint32_t block = blockIdx.y / n_tile, r0 = blockIdx.y % n_tile * S::COLS, t0 = blockIdx.x * S::TOKENS;
     if (t0 >= n) return;
 

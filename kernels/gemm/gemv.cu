@@ -80,7 +80,7 @@ template <sl_type type, int n_tok, int n_out, int n_flight>
 __global__ void __launch_bounds__(N_WARP *WARP) gemv_kernel(sl_blocks_args a) {
     sl_begin();
     const sl_product_args &p = a.p;
-    const uint32_t n = sl_rows_count(p.rows);
+    const uint32_t n = sl_row_count(p.rows);
     const uint32_t n_tile = (p.n_row + N_WARP * n_out - 1) / (N_WARP * n_out);
     const uint32_t block = blockIdx.x / n_tile, lane = threadIdx.x % WARP;
     const uint32_t r = (blockIdx.x % n_tile * N_WARP + threadIdx.x / WARP) * n_out; /* inside the block */

@@ -1,6 +1,7 @@
 /* Products of stored weights with 1 to 16 rows of f16 activations, of quantised ones with 64: the weights are read once,
  * straight from their stored form, and multiplied on the matrix units, of whose 8 columns each is a row of x. (Beyond 32
- * rows by two blocks, the second of which finds them in the second-level cache.)
+ * rows by two blocks, the second of which finds them in the second-level cache. Small blocks side by side are not worth
+ * tiles for up to 64 rows either: of them, f16 or f32, 16 rows are a block's.)
  *
  * What bounds such a product is memory, if nothing else does. At 4.8 TB/s an SM of 132 is given 21 bytes a clock: 37
  * weights of q4 with their scales. It issues 128 lanes' instructions a clock, so 3.5 for each weight is all there is.
@@ -15,7 +16,6 @@
  * of weight rows only. Weights of all types are rounded to f16, as for many rows (gemm_mma_body.h).
  *
  * Included by gemv_mma.cu, and by the mutants of the harness. */
-#include "kernels/elementwise/elementwise_cuda.h"
 #include "kernels/gemm/product_cuda.h"
 #include "kernels/gemm/weights_cuda.h"
 #include "kernels/mma_cuda.h"
@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(N_THREAD, is_alone<type, n_tile> ? 1 : 2) gemv
     sl_product_args p = a.p;
     p.w = (const char *)p.w + (blockIdx.y > 0 ? pair.w_on : 0);
     p.y = (char *)p.y + (blockIdx.y > 0 ? pair.y_on : 0);
-    const uint32_t t0 = blockIdx.x % pair.n_part * n_tile * TOKENS, n_all = sl_rows_count(p.rows);
+    const uint32_t t0 = blockIdx.x % pair.n_part * n_tile * TOKENS, n_all = sl_row_count(p.rows);
     const uint32_t n = min(n_all - t0, (uint32_t)(n_tile * TOKENS)), n_group = (p.n_row + rows - 1) / rows;
     const uint32_t part_row = blockIdx.x / pair.n_part, block = part_row / n_group, r0 = part_row % n_group * rows;
     if (t0 >= n_all) return;
@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(N_THREAD, is_alone<type, n_tile> ? 1 : 2) gemv
         x.row[j] = x_start + (p.rows.in_place ? p.rows.index[t] : t) * p.x_stride;
     }
     float sum[n_tile][4] = {};
-    if (((uintptr_t)p.w | p.w_row_bytes) % 16 == 0) sum_up<type, n_tile, n_split, true>(s, x, q, sum);
+    if (((uintptr_t)p.w | p.w_row_bytes | (pair.gated ? (uint64_t)pair.w_on : 0)) % 16 == 0) sum_up<type, n_tile, n_split, true>(s, x, q, sum);
     else sum_up<type, n_tile, n_split, false>(s, x, q, sum);
     keep_sums<n_tile>(parts + warp, g, q, sum);
     __syncthreads();
@@ -207,10 +207,10 @@ __global__ void __launch_bounds__(N_THREAD, is_alone<type, n_tile> ? 1 : 2) gemv
         if (r0 + r >= p.n_row) continue;
         const part<n_tile> *sums = parts + r / warp_rows;
         const float first = total<n_side>(sums, t, r % warp_rows);
-        if (pair.gated) {
-            const float second = total<n_side>(sums, t, r % warp_rows + ROWS / 2);
-            sl_store((sl_f16 *)p.y + (t0 + t) * p.y_stride + r0 + r,
-                     sl_silu<sl_f16>(first * p.gain) * (second * p.gain * pair.scale));
+        if (pair.gated) { /* of what larger passes would store of both */
+            const float gate = sl_within_f16(first * p.gain);
+            const float up = sl_within_f16(total<n_side>(sums, t, r % warp_rows + ROWS / 2) * p.gain);
+            sl_store((sl_f16 *)p.y + (t0 + t) * p.y_stride + r0 + r, sl_silu<sl_f16>(gate) * (up * pair.scale));
         } else sl_put_sum(p, t0 + t, r0 + r, (size_t)block * a.y_step + r0 + r, first);
     }
 }

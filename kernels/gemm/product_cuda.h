@@ -2,8 +2,7 @@
 #ifndef SL_KERNELS_GEMM_PRODUCT_CUDA_H
 #define SL_KERNELS_GEMM_PRODUCT_CUDA_H
 
-#include "kernels/cuda.h"
-#include "kernels/cuda_kernels.h"
+#include "kernels/elementwise/elementwise_cuda.h"
 
 /* n_block products side by side, each of p.n_row weight rows of p.k elements: block i starts i * p.n_row weight
  * rows down, reads x from i * x_step and writes y from i * y_step on. 1 block: a plain product. */
@@ -34,14 +33,10 @@ static inline sl_blocks_args sl_second_of(const sl_pair_args &pair) {
     return second;
 }
 
-int sl_gemv_blocks_cuda(const sl_pair_args &args, sl_cuda_stream stream); /* rows.max <= sl_gemv_rows */
+int sl_gemv_blocks_cuda(const sl_pair_args &args, sl_cuda_stream stream); /* rows.max <= SL_GEMV_MOST_ROWS */
 int sl_gemv_mma_blocks_cuda(const sl_pair_args &args, sl_cuda_stream stream); /* the same, act f16 */
 int sl_gemm_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream);
 int sl_gemm_mma_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* act f16 */
-
-__device__ __forceinline__ uint32_t sl_rows_count(const sl_rows &rows) {
-    return rows.n ? *rows.n : rows.max;
-}
 
 /* Row t, weight row r of a product whose arguments p are; at: column of y. */
 __device__ __forceinline__ void sl_put_sum(const sl_product_args &p, uint32_t t, uint32_t r, size_t at,

@@ -14,7 +14,7 @@ struct store_args {
 
 __global__ void __launch_bounds__(N_THREAD) store_kernel(store_args a) {
     sl_begin();
-    const uint32_t n = sl_rows_count(a.p.rows), r = blockIdx.x * N_THREAD + threadIdx.x;
+    const uint32_t n = sl_row_count(a.p.rows), r = blockIdx.x * N_THREAD + threadIdx.x;
     if (r >= a.p.n_row) return;
     for (uint32_t t = blockIdx.y; t < n; t += gridDim.y) sl_put_sum(a.p, t, r, r, a.sum[t * a.sum_stride + r]);
 }

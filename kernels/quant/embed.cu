@@ -16,7 +16,7 @@ __device__ __forceinline__ void expand_row(const sl_embed_args &a, const unsigne
 __global__ void __launch_bounds__(N_THREAD) embed_kernel(sl_embed_args a) {
     sl_begin();
     const uint32_t t = blockIdx.x;
-    if (t >= sl_rows_count(a.rows)) return;
+    if (t >= sl_row_count(a.rows)) return;
     const unsigned char *row = (const unsigned char *)a.table + (size_t)a.tokens[t] * a.table_row_bytes;
     float *x = a.x + t * a.x_stride;
     switch (a.type) {

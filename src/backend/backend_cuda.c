@@ -325,13 +325,18 @@ static sl_status copy_input(sl_device *d, sl_error *err) {
     return failed(d, e, "copying a batch", err);
 }
 
-static sl_status launch_nodes(const sl_cuda_pass *pass, sl_error *err) {
-    const sl_node *node = pass->graph->nodes;
+/* "launching norm of layer 3; cuBLAS status 7, ..."; node NULL: a pass. */
+static sl_status failed_at(sl_device *d, cudaError_t e, const char *doing, const sl_node *node, sl_error *err) {
     char what[192];
-    cudaError_t e = (cudaError_t)sl_cuda_launch_nodes(pass, &node);
-    snprintf(what, sizeof what, "launching %s of layer %u%s", sl_op_name(node->op), node->layer,
-             pass->device->blas.trouble);
-    return failed(pass->device, e, what, err);
+    if (node) snprintf(what, sizeof what, "%s %s of layer %u%s", doing, sl_op_name(node->op), node->layer, d->blas.trouble);
+    else snprintf(what, sizeof what, "%s a pass", doing);
+    return failed(d, e, what, err);
+}
+
+static sl_status launch_nodes(const sl_cuda_pass *pass, sl_error *err) {
+    const sl_node *node = NULL;
+    const cudaError_t e = (cudaError_t)sl_cuda_launch_nodes(pass, &node);
+    return failed_at(pass->device, e, "launching", node, err);
 }
 
 /* From here on the pinned input may be written again once the stream has come so far. */
@@ -351,16 +356,22 @@ static bool is_decode(const sl_batch *b) {
     return b->n_tok == b->n_run && b->n_out == b->n_tok && b->n_run <= SL_CUDA_MAX_GRAPHS;
 }
 
-/* What a pass does, as a graph to replay. */
-static cudaError_t capture(const sl_cuda_pass *pass, cudaGraph_t *graph) {
+/* Of launches that have been accepted before: the driver cannot have them in a graph. */
+static bool is_refusal(cudaError_t e) {
+    return (e >= cudaErrorStreamCaptureUnsupported && e <= cudaErrorCapturedEvent) || e == cudaErrorNotSupported ||
+           e == cudaErrorInvalidValue;
+}
+
+/* What a pass does, as a graph to replay; *node: what could not be launched. */
+static cudaError_t capture(const sl_cuda_pass *pass, cudaGraph_t *graph, const sl_node **node) {
     sl_device *d = pass->device;
-    const sl_node *node;
+    const sl_node *at;
     cudaError_t e = cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal), end;
     if (e != cudaSuccess) return e;
     e = cudaMemcpyAsync(d->input_block, d->pinned, d->input_bytes, cudaMemcpyHostToDevice, d->stream);
-    if (e == cudaSuccess) e = (cudaError_t)sl_cuda_launch_nodes(pass, &node);
+    if (e == cudaSuccess && (e = (cudaError_t)sl_cuda_launch_nodes(pass, &at))) *node = at;
     end = cudaStreamEndCapture(d->stream, graph);
-    return e == cudaSuccess ? end : e;
+    return e == cudaSuccess || (e == SL_BLAS_FAILED && is_refusal(end)) ? end : e; /* cuBLAS does not say of what */
 }
 
 static cudaError_t prepare_graph(sl_device *d, cudaGraph_t graph, cudaGraphExec_t *exec) {
@@ -373,21 +384,16 @@ static cudaError_t prepare_graph(sl_device *d, cudaGraph_t graph, cudaGraphExec_
     return e;
 }
 
-/* Of launches that have been accepted before: the driver cannot have them in a graph. */
-static bool is_refusal(cudaError_t e) {
-    return (e >= cudaErrorStreamCaptureUnsupported && e <= cudaErrorCapturedEvent) || e == cudaErrorNotSupported ||
-           e == cudaErrorInvalidValue;
-}
-
 /* Replaying only saves launches: where there is no memory for it, or the driver cannot, *exec stays NULL and nothing is
  * wrong. */
 static sl_status make_graph(const sl_cuda_pass *pass, cudaGraphExec_t *exec, sl_error *err) {
     sl_device *d = pass->device;
+    const sl_node *node = NULL;
     cudaGraph_t graph = NULL;
-    cudaError_t e = capture(pass, &graph);
+    cudaError_t e = capture(pass, &graph, &node);
     if (e == cudaSuccess) e = prepare_graph(d, graph, exec);
     if (graph) cudaGraphDestroy(graph);
-    if (e != cudaErrorMemoryAllocation && !is_refusal(e)) return failed(d, e, "capturing a pass", err);
+    if (e != cudaErrorMemoryAllocation && !is_refusal(e)) return failed_at(d, e, "capturing", node, err);
     cudaGetLastError();
     return SL_OK;
 }

@@ -27,7 +27,7 @@ typedef struct sl_cuda_plan {
     bool *is_f32;        /* [n_value] f32 also where activations are f16 */
     int32_t *origin;     /* [n_value] whose rows a gather takes, if what reads them can take them there by index:
                           * norms, and products of up to SL_GEMV_ROWS f16 rows; SL_NO_VALUE: none, or not so */
-    bool *is_copied;     /* [n_value] not in larger passes, as products read them */
+    bool *is_copied;     /* [n_value] copied all the same in passes of more tokens, as a product reads them */
     size_t arena_bytes;  /* per batch token */
     uint64_t expand_bytes,
         sum_floats; /* scratch of products through cuBLAS: expanded weights; f32 sums per batch token */

@@ -15,6 +15,9 @@ typedef struct sl_blas {
                    size_t w_stride, const void *x, size_t x_stride, void *y, size_t y_stride, float gain, bool add);
 } sl_blas;
 
+/* What a launch gives whose product has failed: cuBLAS has codes of its own. */
+#define SL_BLAS_FAILED cudaErrorUnknown
+
 /* What follows, in a line that says why there is no cuBLAS. */
 #define SL_BLAS_INSTEAD "long prompts use our own, slower products"
 

@@ -134,7 +134,7 @@ static void suggest(const sl_graph *graph, const sl_device_params *params, const
     sl_cuda_need alone;
     sl_cuda_weights w = { 0 };
     least.n_slot = 1, least.n_batch = sl_min(params->n_batch, FEW);
-    if (sl_cuda_needs(graph, &least, &alone, NULL) == SL_OK && alone.all <= free_bytes)
+    if (sl_cuda_needs(graph, &least, &alone, NULL) == SL_OK && alone.missing <= free_bytes)
         snprintf(text, size, "; for one sequence, %zu tokens a pass, it would need %.2f GB", least.n_batch,
                  (double)alone.all / 1e9);
     else snprintf(text, size, "; no type of it would fit");

@@ -237,7 +237,7 @@ static int blas_part(const sl_cuda_pass *pass, const sl_product_args *a, bool pl
     int e = d->blas.product(&d->blas, a->act, !direct || a->out != SL_OUT_ACT, a->n_row, a->rows.max, a->k, w, w_stride,
                             a->x, a->x_stride, direct ? a->y : d->sums, direct ? a->y_stride : a->n_row,
                             direct ? a->gain : 1, direct && a->out == SL_OUT_ADD);
-    if (e) return cudaErrorUnknown; /* cuBLAS has codes of its own */
+    if (e) return SL_BLAS_FAILED;
     return direct ? 0 : sl_store_cuda(a, d->sums, a->n_row, d->stream);
 }
 
@@ -279,13 +279,18 @@ static int launch_block_linear(const sl_cuda_pass *pass, const sl_node *node) {
     return sl_block_linear_cuda(&args, stream(pass));
 }
 
+/* Up to how many rows a product is one of few. */
+static uint32_t few_rows(const sl_cuda_pass *pass, const sl_node *node) {
+    if (node->op == SL_OP_BLOCK_LINEAR) return sl_block_rows(act(pass));
+    return sl_gemv_rows(act(pass), sl_cuda_weight_type(act(pass), node->u.linear.w));
+}
+
 /* Are node and the one behind it products of the same x with matrices alike, to values alike, of few rows? They take one
  * launch, which a decode step has hundreds of: gate and up of an MLP, k and v, the gates of a bridge. */
 static bool is_pair(const sl_cuda_pass *pass, const sl_node *node, const sl_node *end) {
     const sl_node *next = node + 1;
     if (next == end || (node->op != SL_OP_LINEAR && node->op != SL_OP_BLOCK_LINEAR) || next->op != node->op ||
-        next->domain != node->domain ||
-        pass->batch->n_tok > sl_gemv_rows(act(pass), sl_cuda_weight_type(act(pass), node->u.linear.w)))
+        next->domain != node->domain || pass->batch->n_tok > few_rows(pass, node))
         return false;
     const sl_linear *a = &node->u.linear, *b = &next->u.linear;
     /* A value that nobody reads later may share its place with what the next node writes. */

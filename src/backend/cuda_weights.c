@@ -117,6 +117,9 @@ static sl_status fill(sl_cuda_weights *w, const sl_device_params *params, sl_err
         cudaGetLastError();
         return sl_cuda_no_memory(params->ordinal, "block of weights", w->n_bytes, "bytes", 1, err);
     }
+    if (e != cudaSuccess)
+        return sl_fail(err, SL_E_DEVICE, "cuda:%d: %llu bytes for weights: %s", params->ordinal,
+                       (unsigned long long)w->n_bytes, cudaGetErrorString(e));
     uint64_t done = 0;
     for (size_t i = 0; i < w->n_item && e == cudaSuccess; i++)
         e = fill_item(&w->items[i], w->data + w->items[i].offset, params, w->act, &done, w->n_bytes);

@@ -8,7 +8,7 @@
 
 struct sl_model {
     sl_slu slu;              /* the file, if any */
-    void *owned;             /* data of a made model, from sl_os_pages */
+    void *owned;             /* data of a made model, from sl_os_pages_unreserved */
     uint64_t owned_bytes;
     const sl_arch *arch;
     void *hyper;

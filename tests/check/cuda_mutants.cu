@@ -48,7 +48,7 @@ __device__ float product(const sl_product_args &p, uint32_t t, uint32_t r, uint3
 
 __global__ void product_kernel(mutant_args a) {
     sl_begin();
-    const uint32_t n = a.d == NOT_COUNTED ? a.p.rows.max : sl_rows_count(a.p.rows);
+    const uint32_t n = a.d == NOT_COUNTED ? a.p.rows.max : sl_row_count(a.p.rows);
     const uint32_t r = blockIdx.x * N_THREAD + threadIdx.x;
     for (uint32_t t = 0; t < n && r < a.p.n_row; t++) {
         float sum = product(a.p, t, r, n, a.d);

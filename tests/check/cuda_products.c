@@ -147,14 +147,19 @@ static bounded dot_on_units(const float *w, const float *x, size_t k, uint32_t l
     return s;
 }
 
+/* What is beyond the range of f16 counts as its largest number. */
+static bounded within_f16(bounded s) {
+    if (fabs(s.value) - s.bound > 65504) s.bound = 0;
+    s.value = fmax(fmin(s.value, 65504), -65504);
+    return s;
+}
+
 static bounded rounded(bounded s, sl_act act) {
     int exponent;
     if (act == SL_ACT_F32) return s;
     frexp(fmax(fabs(s.value) + s.bound, 0x1p-14), &exponent); /* below that the unit stays the same */
     s.bound += ldexp(1, exponent - 12);                       /* half a unit of 11 bits */
-    if (fabs(s.value) - s.bound > 65504) s.bound = 0;
-    s.value = fmax(fmin(s.value, 65504), -65504);
-    return s;
+    return within_f16(s);
 }
 
 /* ---- products ----------------------------------------------------------------------------------- */
@@ -397,7 +402,8 @@ void check_cuda_store(check *c) { check_nothing(c, STORE), check_products(c, STO
  * reciprocal are exact to 2^-18 and as many units as the exponent has. */
 static bounded gated(const product *p, uint32_t t, uint32_t r, uint32_t lift) {
     const float *w = p->w.value + (size_t)r * p->s.k, *x = p->x + (size_t)t * p->s.k;
-    const bounded gate = dot_on_units(w, x, p->s.k, p->s.lift, 0), up = dot_on_units(w + p->s.k, x, p->s.k, p->s.lift, 0);
+    const bounded gate = within_f16(dot_on_units(w, x, p->s.k, p->s.lift, 0));
+    const bounded up = within_f16(dot_on_units(w + p->s.k, x, p->s.k, p->s.lift, 0));
     const double silu = gate.value / (1 + exp(-gate.value)), own = fabs(silu) * (0x1p-18 + 0x1p-22 * fabs(gate.value));
     bounded v = { ldexp(silu * up.value, -(int)lift), 0 };
     v.bound = (1.1 * gate.bound + own) * (fabs(up.value) + up.bound) + fabs(silu) * up.bound;
@@ -436,7 +442,7 @@ void check_cuda_gemv_gated(check *c) {
         const uint32_t max = 1 + (uint32_t)check_index(c, most);
         const uint32_t n = check_random(c) % 2 ? max : (uint32_t)check_index(c, max + 1);
         check_gated(c, (shape){ .kernel = GEMV, .type = (sl_type)(i % SL_N_TYPE), .act = SL_ACT_F16, .n_row = size[0],
-                                .k = size[1], .max = max, .n = n, .lift = i % 3 ? 0 : 4,
+                                .k = size[1], .max = max, .n = n, .lift = i % 7 == 6 ? 20 : i % 3 ? 0 : 4,
                                 .in_place = n > 0 && check_random(c) % 2 }, i % 2 ? 6 : 0);
     }
 }
@@ -490,7 +496,7 @@ void check_cuda_block_linear(check *c) {
     static const uint32_t widths[] = { 1, 3, 8, 16, 20, 64, 65 };
     for (size_t i = 0; i < sizeof widths / sizeof *widths * 6 && !c->failed; i++) {
         const uint32_t n_block = 1 + (uint32_t)check_index(c, 5),
-                       max = 1 + (uint32_t)check_index(c, i % 2 ? 16 : 40);
+                       max = 1 + (uint32_t)check_index(c, i % 2 ? 40 : 130);
         check_blocks(c, (sl_type)(i % 3), (sl_act)(i / 3 % 2), n_block, widths[i / 6], max,
                      i % 4 ? max : (uint32_t)check_index(c, max), i % 2);
     }
@@ -701,6 +707,20 @@ int mutant_cuda_block_linear_first(const sl_block_args *args, sl_cuda_stream str
         const size_t at = (size_t)i * args->b * sl_act_size(args->act);
         a.x = (const char *)args->x + at;
         a.y = (char *)args->y + at;
+        const int status = sl_block_linear_cuda(&a, stream);
+        if (status) return status;
+    }
+    return 0;
+}
+
+/* More rows than few ones find all blocks' inputs in the first. */
+int mutant_cuda_block_linear_one_input(const sl_block_args *args, sl_cuda_stream stream) {
+    sl_block_args a = *args;
+    if (a.rows.max <= SL_GEMV_MOST_ROWS) return sl_block_linear_cuda(&a, stream);
+    a.n_block = 1, a.w2 = NULL;
+    for (uint32_t i = 0; i < args->n_block; i++) {
+        a.w = (const char *)args->w + (size_t)i * args->b * args->w_row_bytes;
+        a.y = (char *)args->y + (size_t)i * args->b * sl_act_size(args->act);
         const int status = sl_block_linear_cuda(&a, stream);
         if (status) return status;
     }

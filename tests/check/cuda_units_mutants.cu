@@ -1,5 +1,4 @@
 /* Broken products on the matrix units: the kernel's own source, each with one thing replaced. */
-#include "kernels/elementwise/elementwise_cuda.h"
 #include "kernels/gemm/product_cuda.h"
 #include "kernels/gemm/weights_cuda.h"
 #include "kernels/mma_cuda.h"
@@ -49,14 +48,14 @@ namespace turned {
 #undef sl_mma_load
 
 /* Rows beyond the count are computed and written. */
-#define sl_rows_count(rows) ((rows).max)
+#define sl_row_count(rows) ((rows).max)
 namespace all_rows {
 #include "kernels/gemm/gemm_mma_body.h"
 }
 namespace few_all_rows {
 #include "kernels/gemm/gemv_mma_body.h"
 }
-#undef sl_rows_count
+#undef sl_row_count
 
 /* The second part of each step is the first once more. */
 namespace {

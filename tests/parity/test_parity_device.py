@@ -121,17 +121,18 @@ class DeviceParity(unittest.TestCase):
     def test_beyond_f16(self):
         """What is beyond the range of f16 counts as its largest number, in products of ours (single tokens) and of
         cuBLAS (the whole prompt; it stores infinities, which are NaN by the next kernel unless they are read so)."""
-        for name in ("bridge-shape64", "bridge-s4d-short"):
-            folder = os.path.join(self.work.name, name)
+        for name, up in (("bridge-shape64", False), ("bridge-s4d-short", False), ("bridge-shape64", True), ("llama-yarn", True)):
+            folder = os.path.join(self.work.name, f"{name}-{up}")
             shutil.copytree(os.path.join(OWN, name), folder)
             with open(os.path.join(folder, "tokens.json")) as f:
                 self.prompt = ["--tokens", ",".join(str(t) for t in json.load(f))]
             with open(os.path.join(folder, "config.json")) as f:
                 config = json.load(f)
-            some = 2 * config["inner_size"]  # g and r, and of S6 half of B
-            if config["ssm_type"] == "s6":
+            some = 2 * config.get("inner_size", 0)  # g and r, and of S6 half of B
+            if config.get("ssm_type") == "s6":
                 some += config["state_size"] // 2
             amplify(os.path.join(folder, "model.safetensors"), lambda tensor, shape:
+                    math.prod(shape) * tensor.endswith(("mlp.up.weight", "mlp.up_proj.weight")) if up else
                     math.prod(shape) if tensor.endswith("conv.in.weight") else
                     some * shape[1] if tensor.endswith("ssm.in.weight") else 0)
             self.model = os.path.join(self.work.name, "model.slu")
@@ -139,7 +140,7 @@ class DeviceParity(unittest.TestCase):
             whole, steps = (self.logits("--activations", "f16", *flags)[1] for flags in ([], ["--chunk", "1"]))
             self.assertTrue(all(math.isfinite(v) for v in whole), name)
             error = of_length(whole, steps)
-            print(f"{name}, beyond f16: {error:.1e} of the length", flush=True)
+            print(f"{name}, {'up' if up else 'projections'} beyond f16: {error:.1e} of the length", flush=True)
             self.assertLessEqual(error, LIMIT_F16, name)
 
     def test_trained_models(self):
