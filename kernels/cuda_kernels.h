@@ -87,8 +87,9 @@ typedef struct sl_product_args {
     uint32_t n_row, k;
     sl_rows rows;
 } sl_product_args;
-/* For 1 to sl_gemv_rows rows: reads each weight once (for more than 32 rows twice), straight from its stored form; with no row it reads none. A row's
- * sums have the same bits whatever others are beside it. Of f16 activations rows may be in place. */
+/* For 1 to sl_gemv_rows rows: reads each weight once (for more than 32 rows twice), straight from its stored form; with no
+ * row it reads none. A row's sums have the same bits whatever others are beside it. Of f16 activations rows may be in
+ * place. */
 enum { SL_GEMV_ROWS = 16, SL_GEMV_MOST_ROWS = 64 };
 static inline uint32_t sl_gemv_rows(sl_act act, sl_type weights) {
     return act == SL_ACT_F16 && (weights == SL_Q8 || weights == SL_Q4) ? SL_GEMV_MOST_ROWS : SL_GEMV_ROWS;

@@ -1,7 +1,7 @@
 /* Products of stored weights with 1 to 16 rows of f16 activations, of quantised ones with 64: the weights are read once,
  * straight from their stored form, and multiplied on the matrix units, of whose 8 columns each is a row of x. (Beyond 32
- * rows by two blocks, the second of which finds them in the second-level cache. Small blocks side by side are not worth
- * tiles for up to 64 rows either: of them, f16 or f32, 16 rows are a block's.)
+ * rows by two blocks, the second of which finds them in the second-level cache. Block-diagonal weights, which are few and
+ * not quantised, come here for up to 64 rows as well, 16 to a block.)
  *
  * What bounds such a product is memory, if nothing else does. At 4.8 TB/s an SM of 132 is given 21 bytes a clock: 37
  * weights of q4 with their scales. It issues 128 lanes' instructions a clock, so 3.5 for each weight is all there is.

@@ -37,12 +37,13 @@ static void *at(const sl_cuda_pass *pass, int32_t value) { return sl_cuda_value(
 static size_t stride(const sl_cuda_pass *pass, int32_t value) { return sl_cuda_stride(pass->device, value); }
 static sl_act act(const sl_cuda_pass *pass) { return pass->device->plan.act; }
 static sl_cuda_stream stream(const sl_cuda_pass *pass) { return pass->device->stream; }
-/* The value that a node reads for v: v, or whose rows a gather would have made v of, and then these are in place. */
+/* Are the rows of v, which a gather would put side by side, read where they lie in this pass? */
 static bool is_in_place(const sl_cuda_pass *pass, int32_t v) {
     const sl_cuda_plan *plan = &pass->device->plan;
     return plan->origin[plan->alias[v]] != SL_NO_VALUE &&
            (!plan->is_copied[plan->alias[v]] || pass->batch->n_tok <= SL_GEMV_ROWS);
 }
+/* The value that a node reads for v, and where in it the rows are. */
 static int32_t read_for(const sl_cuda_pass *pass, int32_t v, sl_rows *rows) {
     const sl_cuda_plan *plan = &pass->device->plan;
     rows->in_place = is_in_place(pass, v);
