@@ -5,8 +5,8 @@
  * the tile, idle) in four warps, or eight where those would run out of registers; of f16 weights 128 by 256 in eight,
  * where there are as many; 64 elements at a time, three steps of tiles in shared memory: while one is multiplied, the
  * copies for the next two are under way. (Eight for f16 weights in tiles of 64 by 32, of which each of a large GPU's
- * processors has one: 28 KB of weights under way to it are what memory delivers to each of 132 at 4.3 TB/s in the 0.8 us
- * that it takes to answer.) f16 weights and x go there by asynchronous copies; weights of other types are read into
+ * processors has one: 28 KB of weights under way to it are what memory would deliver to each of 132 at 4.3 TB/s while it
+ * answers, if that takes 0.8 us.) f16 weights and x go there by asynchronous copies; weights of other types are read into
  * registers before a multiplication, and after it expanded and rounded to f16. Chunk c of row r of a tile lies at c ^
  * r % 8 of its row of 128 bytes, so that the eight rows of a matrix load, and the eight chunks of a copied row, are in
  * different banks.

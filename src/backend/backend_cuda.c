@@ -210,8 +210,8 @@ static sl_status cuda_open(const sl_graph *graph, const sl_device_params *params
 
 /* ---- KV stores ---------------------------------------------------------------------------------- */
 
-/* Bytes of n_pos positions of a row. */
 static size_t kv_rows(const sl_device *d) { return sl_cuda_kv_rows(d->graph); }
+/* Bytes of n_pos positions of one of them. */
 static uint64_t kv_row_bytes(const sl_device *d, uint64_t n_pos) {
     return n_pos * d->graph->kv_head_dim * (d->kv_f16 ? 2 : 4);
 }
