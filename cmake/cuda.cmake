@@ -22,8 +22,8 @@ set(cuda_sources
   quant/random.cu bridge/block_linear.cu
   norm/rmsnorm.cu norm/route_score.cu norm/route_split.cu elementwise/elementwise.cu conv/conv_gate.cu conv/shift.cu
   scan/scan_s6.cu scan/scan_s6_chunk.cu scan/scan_s4d.cu bridge/bridge.cu
-  rope/rope.cu attention/attention.cu attention/attention_mma.cu attention/attention_decode.cu attention/kv_store.cu
-  sample/sample.cu)
+  rope/rope.cu attention/attention.cu attention/attention_decode.cu attention/attention_mma.cu
+  attention/attention_mma_short.cu attention/kv_store.cu sample/sample.cu)
 list(TRANSFORM cuda_sources PREPEND ${CMAKE_SOURCE_DIR}/kernels/)
 
 if(SLUICE_TEST_DEVICE)

@@ -1,8 +1,8 @@
 /* Causal attention of runs of several queries on a CUDA device: a block holds ROWS queries of one head against
  * blocks of keys in shared memory, the steps those of attention_cuda.h. Threads form 16 by 8: a thread scores 4
  * queries against 4 keys, then keeps the sums of its 4 queries over every eighth group of 4 components. Keys
- * that no query of the block sees are not read. Runs of a single query go to attention_decode.cu, long runs to
- * attention_mma.cu where the types are its own. */
+ * that no query of the block sees are not read. Runs of a single query go to attention_decode.cu. f16 over f16 is for
+ * the matrix units. */
 #include "kernels/attention/attention_cuda.h"
 
 using namespace attention;
@@ -11,7 +11,7 @@ enum { ROWS = 64, EACH = 4 /* rows of a thread, and keys */, ACROSS = 8 /* threa
 
 struct prefill {
     sl_attention_cuda_args a;
-    uint32_t col_pieces, longest; /* run that is served here */
+    uint32_t col_pieces;
     bool q_aligned, kv_aligned;
 };
 
@@ -46,7 +46,7 @@ template <int WIDTH> struct state {
 static __device__ bool share_of(const prefill &p, share *s) {
     const uint32_t run = blockIdx.z, start = p.a.runs.start[run], n_tok = p.a.runs.start[run + 1] - start;
     const uint32_t first = (gridDim.x - 1 - blockIdx.x) * ROWS; /* those that see most go first */
-    if (n_tok <= 1 || n_tok > p.longest || first >= n_tok)
+    if (n_tok <= 1 || first >= n_tok)
         return false;
     const uint32_t slot = p.a.runs.slot[run], head = blockIdx.y / p.col_pieces;
     const uint32_t kv_head = head / (p.a.n_head / p.a.kv.n_kv_head);
@@ -169,7 +169,7 @@ template <bool ALL, int WIDTH> __device__ void add_values(const tiles<WIDTH> &t,
 
 /* Ends the chunk of one query. */
 template <int WIDTH> __device__ void fold_part(state<WIDTH> &state, int r) {
-    const fold f = fold_with(&state.q[r].sum, state.q[r].part);
+    const fold f = fold_with<false>(&state.q[r].sum, state.q[r].part);
     state.q[r].part = nothing();
     for (int c = 0; c < WIDTH / ACROSS; c++) {
         state.sum[r][c] = folded(f, state.sum[r][c], state.part[r][c]);
@@ -252,22 +252,24 @@ template <int WIDTH> __global__ void __launch_bounds__(THREADS, WIDTH > 64 ? 2 :
 }
 
 template <int WIDTH> static int launch_rows(const prefill &p, sl_cuda_stream stream) {
-    const uint32_t n_tok = p.a.runs.max_tok < p.longest ? p.a.runs.max_tok : p.longest;
-    const dim3 grid((n_tok + ROWS - 1) / ROWS, p.a.n_head * p.col_pieces, p.a.runs.n);
+    const dim3 grid((p.a.runs.max_tok + ROWS - 1) / ROWS, p.a.n_head * p.col_pieces, p.a.runs.n);
     return sl_launch(attend_rows<WIDTH>, grid, dim3(THREADS), sizeof(tiles<WIDTH>), stream, p);
 }
 
-/* The kernel of a run depends on its own rows only: one row, up to longest, more. */
+static int attend_on_matrix_units(const sl_attention_cuda_args *args, sl_cuda_stream stream) {
+    const int status =
+        args->runs.max_tok > SL_ATTENTION_SHORT ? sl_attention_matrix_cuda(args, stream) : static_cast<int>(cudaSuccess);
+    return status ? status : sl_attention_short_cuda(args, stream);
+}
+
+/* The kernel of a run depends on types and its own number of rows only. */
 int sl_attention_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream) {
     const uint32_t dim = args->kv.head_dim;
-    const bool matrix = args->act == SL_ACT_F16 && args->kv.f16 && dim <= SL_ATTENTION_MATRIX_DIM;
-    const uint32_t longest = matrix ? static_cast<uint32_t>(SL_ATTENTION_SHORT) : UINT32_MAX;
+    if (args->act == SL_ACT_F16 && args->kv.f16 && dim <= SL_ATTENTION_MATRIX_DIM)
+        return attend_on_matrix_units(args, stream);
     int status = 0;
-    if (args->runs.max_tok > longest)
-        status = sl_attention_matrix_cuda(args, stream);
-    if (status == 0 && args->runs.max_tok > 1) {
-        const prefill p = {*args, (dim + PIECE - 1) / PIECE, longest, sl_attention_q_aligned(args),
-                           dim % 8 == 0};
+    if (args->runs.max_tok > 1) {
+        const prefill p = {*args, (dim + PIECE - 1) / PIECE, sl_attention_q_aligned(args), dim % 8 == 0};
         status = dim <= 64 ? launch_rows<64>(p, stream) : launch_rows<PIECE>(p, stream);
     }
     return status ? status : sl_attention_decode_cuda(args, stream);

@@ -1,6 +1,7 @@
 /* What the attention kernels for CUDA share: which keys a query sees, in which pieces its sums are made, and
- * the steps of online softmax (Milakov and Gimelshein 2018). Prefill of f32 and of short runs and decode take
- * these steps alike and so give the same bits; attention_mma.cu goes its own way.
+ * the steps of online softmax (Milakov and Gimelshein 2018). Prefill and decode of f32 activations or keys take these
+ * steps alike and so give the same bits; on the matrix units attention_mma_short.cu takes the same chunks in steps of
+ * its own, attention_mma.cu goes its own way.
  *
  * The chain behind one query head. Its keys are cut into chunks at multiples of a power of two of absolute
  * positions, which depends on how many keys it sees; a chunk into blocks of KEYS. In a block: scores, each one
@@ -23,6 +24,24 @@ enum {
     PIECE = 128 /* components of head_dim in shared memory at a time */
 };
 
+/* What lies in a slot's memory. nvcc cannot know of an address from a table that it is the device's: by itself it takes
+ * accesses that would do for shared memory as well. */
+template <class T> __device__ __forceinline__ T in_slot(const T *place) {
+#ifdef __CUDACC__
+    return __ldca(place);
+#else
+    return *place;
+#endif
+}
+__device__ __forceinline__ sl_f16 in_slot(const sl_f16 *place) { return {in_slot(&place->bits)}; }
+template <class T> __device__ __forceinline__ void put_in_slot(T *place, T v) {
+#ifdef __CUDACC__
+    __stwb(place, v);
+#else
+    *place = v;
+#endif
+}
+
 /* Eight elements of an aligned row, as they lie in memory, and what they are. */
 struct raw16 {
     uint4 x;
@@ -31,11 +50,17 @@ struct raw32 {
     float4 x, y;
 };
 __device__ __forceinline__ raw16 fetch(const sl_f16 *p) {
-    return {*reinterpret_cast<const uint4 *>(p)};
+    return {in_slot(reinterpret_cast<const uint4 *>(p))};
 }
 __device__ __forceinline__ raw32 fetch(const float *p) {
-    return {*reinterpret_cast<const float4 *>(p), *(reinterpret_cast<const float4 *>(p) + 1)};
+    const float4 *at = reinterpret_cast<const float4 *>(p);
+    return {in_slot(at), in_slot(at + 1)};
 }
+__device__ __forceinline__ float value_at(const sl_f16 *p) {
+    const sl_f16 v = in_slot(p);
+    return sl_load(&v);
+}
+__device__ __forceinline__ float value_at(const float *p) { return in_slot(p); }
 /* Of eight lanes side by side four put their second half first: so all eight are in different banks. */
 __device__ __forceinline__ void put8(float *to, raw32 r) {
     const unsigned turned = threadIdx.x / 4 % 2;
@@ -77,7 +102,7 @@ template <int AT_ONCE, class T> __device__ void stage(float *tile, unsigned stri
         const unsigned padded = (s.width + 3) / 4 * 4;
         for (unsigned i = threadIdx.x; i < n * padded; i += THREADS) {
             const unsigned r = i / padded, at = i % padded;
-            place_of(tile, stride, s, r)[at] = at < s.width ? sl_load(row_of(s, r) + at) : 0;
+            place_of(tile, stride, s, r)[at] = at < s.width ? value_at(row_of(s, r) + at) : 0;
         }
         return;
     }
@@ -148,18 +173,32 @@ struct softmax {
 };
 __device__ __forceinline__ softmax nothing(void) { return {-INFINITY, 0}; }
 
-/* How the sums so far and those of the next chunk go into one: old * sum + now * part. */
+/* How the sums so far and those of the next chunk go into one: old * sum + now * part. base_2: they stand for exp2(top)
+ * times themselves. */
 struct fold {
     float old, now;
 };
-__device__ __forceinline__ fold fold_with(softmax *sum, softmax part) {
-    const float top = fmaxf(sum->top, part.top);
-    const fold f = {expf(sum->top - top), expf(part.top - top)};
+template <bool base_2> __device__ __forceinline__ fold fold_with(softmax *sum, softmax part) {
+    const float top = fmaxf(sum->top, part.top), down = sum->top - top, part_down = part.top - top;
+    const fold f = {base_2 ? exp2f(down) : expf(down), base_2 ? exp2f(part_down) : expf(part_down)};
     *sum = {top, fmaf(f.now, part.total, __fmul_rn(f.old, sum->total))};
     return f;
 }
 __device__ __forceinline__ float folded(fold f, float sum, float part) {
     return fmaf(f.now, part, __fmul_rn(f.old, sum));
+}
+
+/* Where the sums of a single query's chunk go: top, total, head_dim components. */
+__device__ __forceinline__ float *partial(const sl_attention_cuda_args &a, uint32_t run, uint32_t head, uint32_t chunk) {
+    const uint64_t i = (static_cast<uint64_t>(run) * a.n_head + head) * CHUNKS + chunk;
+    return a.scratch + i * (a.kv.head_dim + 2);
+}
+
+/* Blocks that share the chunks of each of that many queries and heads: about BLOCKS in all if there is work for them. */
+static inline uint32_t split_of(uint64_t shares) {
+    enum { BLOCKS = 4096 };
+    const uint64_t split = shares >= BLOCKS ? 1 : BLOCKS / shares, most = CHUNKS;
+    return static_cast<uint32_t>(split < most ? split : most);
 }
 
 } // namespace attention
@@ -176,13 +215,15 @@ static inline bool sl_attention_q_aligned(const sl_attention_cuda_args *a) {
     return a->kv.head_dim % 8 == 0 && a->q_stride % 8 == 0 && reinterpret_cast<uintptr_t>(a->q) % 16 == 0;
 }
 
-/* Runs of one row (attention_decode.cu). */
+/* Runs of one row, and the sums of their chunks folded together (attention_decode.cu). */
 int sl_attention_decode_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream);
+int sl_attention_fold_cuda(const sl_attention_cuda_args *args, bool base_2, sl_cuda_stream stream);
 
-/* Runs of more rows than SL_ATTENTION_SHORT, f16 over f16, head_dim up to SL_ATTENTION_MATRIX_DIM
- * (attention_mma.cu). Up to that number the products of a pass have the same bits for any number of rows, and
- * so has attention. */
+/* f16 over f16, head_dim up to SL_ATTENTION_MATRIX_DIM: runs of more rows than SL_ATTENTION_SHORT (attention_mma.cu), and
+ * all others (attention_mma_short.cu). Up to that number the products of a pass have the same bits for any number of
+ * rows, and so has attention. */
 enum { SL_ATTENTION_SHORT = SL_GEMV_ROWS, SL_ATTENTION_MATRIX_DIM = 256 };
 int sl_attention_matrix_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream);
+int sl_attention_short_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream);
 
 #endif

@@ -1,4 +1,4 @@
-/* Causal attention of single queries on a CUDA device. The chunks of a query's keys (attention_cuda.h) are
+/* Causal attention of single queries on a CUDA device, where types are not those of attention_mma_short.cu. The chunks of a query's keys (attention_cuda.h) are
  * dealt out to the blocks of a grid that depends on host numbers only; each chunk's sums go to scratch, and a
  * second launch folds them together in order. One reading of keys and values serves up to HEADS query heads of
  * their group. */
@@ -8,8 +8,7 @@ using namespace attention;
 
 enum {
     HEADS = 8,    /* query heads of a block: two for each warp to score */
-    WIDEST = 512, /* components of the result of a block; beyond, more blocks score the same keys again */
-    BLOCKS = 4096 /* about so many are launched if the work allows it */
+    WIDEST = 512 /* components of the result of a block; beyond, more blocks score the same keys again */
 };
 
 struct decode {
@@ -162,12 +161,6 @@ template <class T> static __device__ void attend_block(const decode &d, const sh
     }
 }
 
-/* Where the sums of a chunk go: top, total, head_dim components. */
-static __device__ float *partial(const sl_attention_cuda_args &a, uint32_t run, uint32_t head, uint32_t chunk) {
-    const uint64_t i = (static_cast<uint64_t>(run) * a.n_head + head) * CHUNKS + chunk;
-    return a.scratch + i * (a.kv.head_dim + 2);
-}
-
 template <class T> static __device__ void put_partial(const decode &d, const share<T> &s, const tiles &t,
                                                       uint32_t run, uint32_t chunk, const softmax state[2]) {
     for (uint32_t i = threadIdx.x; i < s.n_head * d.cols; i += THREADS) { /* a thread's are those that it zeroes */
@@ -214,7 +207,7 @@ template <class T> __global__ void __launch_bounds__(THREADS, 4) attend_chunks(d
 }
 
 /* A block for one head of one run. */
-static __global__ void __launch_bounds__(THREADS) fold_chunks(sl_attention_cuda_args a) {
+template <bool base_2> static __global__ void __launch_bounds__(THREADS) fold_chunks(sl_attention_cuda_args a) {
     sl_begin();
     __shared__ softmax part[CHUNKS];
     __shared__ fold folds[CHUNKS];
@@ -232,7 +225,7 @@ static __global__ void __launch_bounds__(THREADS) fold_chunks(sl_attention_cuda_
         softmax sum = nothing();
         for (uint32_t i = 0; i < threadIdx.x; i++)
             sum.top = fmaxf(sum.top, part[i].top);
-        folds[threadIdx.x] = fold_with(&sum, part[threadIdx.x]);
+        folds[threadIdx.x] = fold_with<base_2>(&sum, part[threadIdx.x]);
     }
     __syncthreads();
     const uint64_t y =
@@ -257,14 +250,15 @@ int sl_attention_decode_cuda(const sl_attention_cuda_args *args, sl_cuda_stream 
     d.kv_aligned = dim % 8 == 0;
     d.q_aligned = sl_attention_q_aligned(args);
     const uint32_t pieces = args->kv.n_kv_head * d.head_pieces * d.col_pieces;
-    const uint64_t shares = static_cast<uint64_t>(pieces) * args->runs.n;
-    const uint64_t split = shares >= BLOCKS ? 1 : min(BLOCKS / shares, static_cast<uint64_t>(CHUNKS));
-    const dim3 grid(static_cast<unsigned>(split), pieces, args->runs.n);
+    const dim3 grid(split_of(static_cast<uint64_t>(pieces) * args->runs.n), pieces, args->runs.n);
     const int status = sl_launch(args->kv.f16 ? attend_chunks<sl_f16> : attend_chunks<float>, grid,
                                  dim3(THREADS), shared_bytes(d), stream, d);
-    if (status != 0)
-        return status;
-    return sl_launch(fold_chunks, dim3(args->n_head, args->runs.n), dim3(THREADS), 0, stream, *args);
+    return status ? status : sl_attention_fold_cuda(args, false, stream);
+}
+
+int sl_attention_fold_cuda(const sl_attention_cuda_args *args, bool base_2, sl_cuda_stream stream) {
+    return sl_launch(base_2 ? fold_chunks<true> : fold_chunks<false>, dim3(args->n_head, args->runs.n), dim3(THREADS), 0,
+                     stream, *args);
 }
 
 uint64_t sl_attention_scratch_cuda(uint32_t n_run, uint32_t n_head, uint32_t head_dim) {

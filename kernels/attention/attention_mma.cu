@@ -93,7 +93,7 @@ __device__ void stage(uint16_t *tile, const share &s, const uint16_t *from, uint
             sl_copy_async16_zero(to, from + pos * dim + at, seen && at < dim);
         } else {
             for (unsigned j = 0; j < 8; j++)
-                to[j] = seen && at + j < dim ? from[pos * dim + at + j] : static_cast<uint16_t>(0);
+                to[j] = seen && at + j < dim ? attention::in_slot(from + pos * dim + at + j) : static_cast<uint16_t>(0);
         }
     }
     sl_copy_async_commit();

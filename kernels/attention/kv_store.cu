@@ -19,9 +19,9 @@ template <class T> __global__ void kv_store(sl_kv_store_args a) {
             sl_kv_row(a.kv, a.runs.slot[blockIdx.y], part, head, pos) + (i - head * a.kv.head_dim);
         void *data = a.kv.slots[a.runs.slot[blockIdx.y]].data;
         if (a.kv.f16)
-            static_cast<uint16_t *>(data)[at] = sl_float_to_half(sl_load(x + i));
+            attention::put_in_slot(static_cast<uint16_t *>(data) + at, sl_float_to_half(sl_load(x + i)));
         else
-            static_cast<float *>(data)[at] = sl_load(x + i);
+            attention::put_in_slot(static_cast<float *>(data) + at, sl_load(x + i));
     }
 }
 

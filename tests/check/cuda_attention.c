@@ -10,7 +10,8 @@
  * 2 u each: e = 2.25 (head_dim + 16) u sum |q k| scale. The factor that makes scores logarithms to base 2 errs
  * by 2 u of the spread, exp2 by 4 u and its argument, up to 15 higher, by u of itself: d = 2 e + u (4 spread +
  * 20). A weight is rounded to f16 by 2^-11 of itself and 2^-40 of the largest; sums over n keys are one chain that
- * fades once for 64 keys: d + (2.25 (n + 64) + 8 (n / 64 + 1)) u. */
+ * fades once for 64 keys: d + (2.25 (n + 64) + 8 (n / 64 + 1)) u. In short runs each warp's chain does, then those of four
+ * warps and of at most n / 128 + 2 chunks are folded by 5 u each. */
 #include "cuda_sequence.h"
 #include "runner.h"
 
@@ -330,10 +331,9 @@ typedef struct batch {
 
 static uint32_t width_of(const batch *b) { return b->s.n_kv_head * b->group * b->s.dim; }
 
-/* Does a run of n_tok rows go to the matrix units? */
-static bool on_matrix(const batch *b, uint32_t n_tok) {
-    return b->act == SL_ACT_F16 && b->s.f16 && b->s.dim <= 256 && n_tok > SL_GEMV_ROWS;
-}
+/* Do its runs go to the matrix units? Long ones of n_tok rows have bits of their own there. */
+static bool on_matrix(const batch *b) { return b->act == SL_ACT_F16 && b->s.f16 && b->s.dim <= 256; }
+static bool is_long(const batch *b, uint32_t n_tok) { return on_matrix(b) && n_tok > SL_GEMV_ROWS; }
 
 static uint64_t first_key(const batch *b, uint64_t pos) {
     return b->window && pos + 1 > b->window ? pos + 1 - b->window : 0;
@@ -404,15 +404,16 @@ typedef struct scores {
     double reach, spread;
 } scores;
 
-/* The relative error of a quotient of two sums over n keys. */
-static double error_of(const batch *b, bool matrix, size_t n, scores s) {
-    if (!matrix) {
+/* The relative error of a quotient of two sums over n keys of a run of n_tok rows. */
+static double error_of(const batch *b, uint32_t n_tok, size_t n, scores s) {
+    if (!on_matrix(b)) {
         const double weight = 2 * (b->s.dim + 3.0) * CHECK_U * s.reach + CHECK_U * (s.spread + 4);
         return 2 * (weight + ((double)n / 31 + 200) * CHECK_U);
     }
     const double score = 2.25 * (b->s.dim + 16.0) * CHECK_U * s.reach;
     const double weight = 2 * score + CHECK_U * (4 * s.spread + 20);
-    const double sum = 2.25 * ((double)n + 64) + 8 * ((double)n / 64 + 1);
+    const double folds = is_long(b, n_tok) ? 0 : 5 * ((double)n / 128 + 3);
+    const double sum = 2.25 * ((double)n + 64) + 8 * ((double)n / 64 + 1) + folds;
     return 2 * (weight + sum * CHECK_U) + 0x1p-11;
 }
 
@@ -444,10 +445,9 @@ static void compare_head(check *c, const batch *b, const run *r, uint64_t pos, u
     const size_t n = (size_t)(pos + 1 - from), d = s->dim;
     const float *k = b->kv[r->slot] + kv_at(s, cap, 0, head / b->group, from);
     const float *v = b->kv[r->slot] + kv_at(s, cap, 1, head / b->group, from);
-    const bool matrix = on_matrix(b, r->n_tok);
     double *weight = calloc(n, sizeof *weight);
     if (!weight) abort();
-    const double relative = error_of(b, matrix, n, exact_weights(b, q, k, n, weight));
+    const double relative = error_of(b, r->n_tok, n, exact_weights(b, q, k, n, weight));
     for (size_t i = 0; i < d && !c->failed; i++) {
         double sum = 0, size = 0;
         for (size_t j = 0; j < n; j++) {
@@ -455,7 +455,7 @@ static void compare_head(check *c, const batch *b, const run *r, uint64_t pos, u
             size += weight[j] * fabs((double)v[j * d + i]);
         }
         const double rounding = cuda_rounding(b->act, sum);
-        const double flushed = matrix ? 0x1p-40 * (double)n : 0;
+        const double flushed = on_matrix(b) ? 0x1p-40 * (double)n : 0;
         check_near(c, "y", i, y[i], sum, relative * 1.01 * size + rounding + flushed + 0x1p-140);
     }
     free(weight);
@@ -471,10 +471,10 @@ static void compare(check *c, const batch *b) {
             }
 }
 
-/* Rows of the next piece of a run, left to go: on the matrix units enough for them, so that the bits are to be
- * the same, and not few of them behind it. */
+/* Rows of the next piece of a run, left to go: of a long one enough to be one too, so that the bits are to be the same,
+ * and not few of them behind it. */
 static uint32_t piece_of(check *c, const batch *b, uint32_t n_tok, uint32_t from) {
-    const uint32_t left = n_tok - from, least = on_matrix(b, n_tok) ? SL_GEMV_ROWS + 1 : 1;
+    const uint32_t left = n_tok - from, least = is_long(b, n_tok) ? SL_GEMV_ROWS + 1 : 1;
     const uint32_t longest = left < 80 ? left : 80;
     if (left < 2 * least || (from == 0 && check_index(c, 3) == 0)) return left;
     const uint32_t n = check_index(c, 3) ? least + (uint32_t)check_index(c, longest - least + 1) : least;
@@ -547,7 +547,7 @@ static void deep_batches(check *c) {
 
 /* The matrix units: rows around a block's 64, every width in shared memory, groups of heads that share a block
  * or do not fill one, windows that begin inside of tiles, queries or keys among f16's subnormals, many small
- * weights beside a large one. */
+ * weights beside a large one; the same of short runs and single queries, at depths where chunks grow. */
 static void matrix_batches(check *c) {
     static const struct {
         uint64_t pos;
@@ -563,6 +563,12 @@ static void matrix_batches(check *c) {
         { 130, 72, 2, 7, 17, 2, 0, false }, { 0, 64, 64, 0, 17, 1, 0, false },
         { 50, 64, 1, 0, 40, 1, 14, false }, { 70, 100, 2, 0, 30, 1, -14, false },
         { 0, 250, 1, 128, 300, 1, 0, false }, { 1000, 8, 1, 0, 17, 1, 0, true },
+        { 0, 64, 1, 0, 1, 2, 0, false }, { 15, 128, 4, 0, 1, 2, 0, false }, { 16, 128, 8, 0, 3, 1, 0, false },
+        { 127, 96, 9, 0, 16, 1, 0, false }, { 300, 256, 17, 0, 1, 1, 0, false }, { 1021, 200, 3, 0, 8, 1, 0, false },
+        { 700, 64, 5, 65, 16, 2, 0, false }, { 4000, 40, 2, 1000, 2, 1, 0, false }, { 500, 50, 3, 47, 5, 1, 0, false },
+        { 8063, 64, 1, 0, 2, 1, 0, false }, { 20000, 128, 4, 0, 1, 1, 0, false }, { 20000, 16, 2, 9000, 3, 1, 0, false },
+        { 33000, 16, 4, 0, 1, 1, 0, false }, { 90, 64, 2, 0, 9, 1, 14, false }, { 90, 100, 2, 0, 9, 1, -14, false },
+        { 3000, 8, 1, 0, 4, 1, 0, true },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases && !c->failed; i++) {
         batch b = { .s = { .n_kv_head = cases[i].n_kv_head, .dim = cases[i].dim, .n_store = 1, .f16 = true },
@@ -578,4 +584,12 @@ static void matrix_batches(check *c) {
     }
 }
 
-void check_cuda_attention(check *c) { matrix_batches(c), ragged_batches(c), deep_batches(c); }
+/* So many heads and runs that a block takes several chunks of the deep one. */
+static void busy_batch(check *c) {
+    batch b = { .s = { .n_kv_head = 1, .dim = 8, .n_store = 1, .f16 = true },
+                .act = SL_ACT_F16, .group = 112, .n_run = MAX_RUN };
+    for (uint32_t r = 0; r < MAX_RUN; r++) b.runs[r] = (run){ r, 1, r ? check_index(c, 50) : 7500 };
+    batch_case(c, &b);
+}
+
+void check_cuda_attention(check *c) { matrix_batches(c), ragged_batches(c), deep_batches(c), busy_batch(c); }

@@ -328,10 +328,13 @@ extern "C" int mutant_cuda_fill_kv_dense(void *data, uint64_t, uint64_t n_pos, u
 
 /* ---- attention on the matrix units --------------------------------------------------------------- */
 
-/* Threads do not wait for each other's copies. */
+/* Threads do not wait for each other's copies (short runs: sums). */
 #define __syncthreads() ((void)0)
 namespace matrix_no_barrier {
 #include "kernels/attention/attention_mma.cu"
+}
+namespace short_no_barrier {
+#include "kernels/attention/attention_mma_short.cu"
 }
 #undef __syncthreads
 
@@ -340,12 +343,18 @@ namespace matrix_no_barrier {
 namespace matrix_window {
 #include "kernels/attention/attention_mma.cu"
 }
+namespace short_window {
+#include "kernels/attention/attention_mma_short.cu"
+}
 #undef see
 
 /* The next token is seen. */
 #define see(pos, window) see((pos) + 1, window)
 namespace matrix_past {
 #include "kernels/attention/attention_mma.cu"
+}
+namespace short_past {
+#include "kernels/attention/attention_mma_short.cu"
 }
 #undef see
 
@@ -359,12 +368,18 @@ __device__ float coarse(float weight) {
 namespace matrix_coarse {
 #include "kernels/attention/attention_mma.cu"
 }
+namespace short_coarse {
+#include "kernels/attention/attention_mma_short.cu"
+}
 #undef sl_pack_half
 
 /* Each lane knows the largest score and the total of its own columns only. */
 #define __shfl_xor_sync(mask, v, lanes) (v)
 namespace matrix_lanes {
 #include "kernels/attention/attention_mma.cu"
+}
+namespace short_lanes {
+#include "kernels/attention/attention_mma_short.cu"
 }
 #undef __shfl_xor_sync
 
@@ -375,18 +390,39 @@ namespace matrix_unseen {
 }
 #undef sl_copy_async16_zero
 
-/* The good kernels, then the broken one over its long runs. */
-#define MATRIX_MUTANT(name)                                                                                    \
-    extern "C" int mutant_cuda_attention_matrix_##name(const sl_attention_cuda_args *args,                     \
-                                                       sl_cuda_stream stream) {                                \
+/* Two keys change places where low halves meet, but not where high ones do. */
+#define __byte_perm(a, b, halves) __byte_perm(a, b, (halves) == 0x5410 ? 0x1054 : (halves))
+namespace short_order {
+#include "kernels/attention/attention_mma_short.cu"
+}
+#undef __byte_perm
+
+/* The sums of a block's warps are added as they are. */
+#define exp2f(x) (1.0f)
+namespace short_not_rescaled {
+#include "kernels/attention/attention_mma_short.cu"
+}
+#undef exp2f
+
+/* The good kernels, then the broken one over its runs. */
+#define MATRIX_MUTANT(length, name)                                                                            \
+    extern "C" int mutant_cuda_attention_##length##_##name(const sl_attention_cuda_args *args,                 \
+                                                           sl_cuda_stream stream) {                            \
         const int status = sl_attention_cuda(args, stream);                                                    \
-        const bool matrix = args->act == SL_ACT_F16 && args->kv.f16 &&                                        \
-                            args->kv.head_dim <= SL_ATTENTION_MATRIX_DIM;                                      \
-        return status || !matrix ? status : matrix_##name::sl_attention_matrix_cuda(args, stream);             \
+        const bool on_matrix = args->act == SL_ACT_F16 && args->kv.f16 &&                                     \
+                               args->kv.head_dim <= SL_ATTENTION_MATRIX_DIM;                                   \
+        return status || !on_matrix ? status : length##_##name::sl_attention_##length##_cuda(args, stream);    \
     }
-MATRIX_MUTANT(no_barrier)
-MATRIX_MUTANT(window)
-MATRIX_MUTANT(past)
-MATRIX_MUTANT(coarse)
-MATRIX_MUTANT(lanes)
-MATRIX_MUTANT(unseen)
+MATRIX_MUTANT(matrix, no_barrier)
+MATRIX_MUTANT(matrix, window)
+MATRIX_MUTANT(matrix, past)
+MATRIX_MUTANT(matrix, coarse)
+MATRIX_MUTANT(matrix, lanes)
+MATRIX_MUTANT(matrix, unseen)
+MATRIX_MUTANT(short, no_barrier)
+MATRIX_MUTANT(short, window)
+MATRIX_MUTANT(short, past)
+MATRIX_MUTANT(short, coarse)
+MATRIX_MUTANT(short, lanes)
+MATRIX_MUTANT(short, order)
+MATRIX_MUTANT(short, not_rescaled)
