@@ -50,7 +50,7 @@ static __device__ bool share_of(const prefill &p, share *s) {
         return false;
     const uint32_t slot = p.a.runs.slot[run], head = blockIdx.y / p.col_pieces;
     const uint32_t kv_head = head / (p.a.n_head / p.a.kv.n_kv_head);
-    s->data = p.a.kv.slots[slot].data;
+    s->data = sl_kv_data<const void>(p.a.kv, slot);
     s->row = start + first;
     s->pos = p.a.runs.pos[run] + first;
     s->k = sl_kv_row(p.a.kv, slot, 0, kv_head, 0);
@@ -70,7 +70,7 @@ template <class T> static __device__ void stage_typed(float *tile, unsigned stri
     const T *data = static_cast<const T *>(s.data);
     stage<4>(
         tile, stride,
-        source<T>{data + a + at, b ? data + b + at : nullptr, p.a.kv.head_dim, n_key, width, s.kv_aligned});
+        source<T>{data + a + at, static_cast<ptrdiff_t>(b ? b - a : 0), p.a.kv.head_dim, n_key, width, s.kv_aligned});
 }
 
 static __device__ void stage_keys(float *tile, unsigned stride, const prefill &p, const share &s, uint64_t a,

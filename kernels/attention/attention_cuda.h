@@ -24,24 +24,6 @@ enum {
     PIECE = 128 /* components of head_dim in shared memory at a time */
 };
 
-/* What lies in a slot's memory. nvcc cannot know of an address from a table that it is the device's: by itself it takes
- * accesses that would do for shared memory as well. */
-template <class T> __device__ __forceinline__ T in_slot(const T *place) {
-#ifdef __CUDACC__
-    return __ldca(place);
-#else
-    return *place;
-#endif
-}
-__device__ __forceinline__ sl_f16 in_slot(const sl_f16 *place) { return {in_slot(&place->bits)}; }
-template <class T> __device__ __forceinline__ void put_in_slot(T *place, T v) {
-#ifdef __CUDACC__
-    __stwb(place, v);
-#else
-    *place = v;
-#endif
-}
-
 /* Eight elements of an aligned row, as they lie in memory, and what they are. */
 struct raw16 {
     uint4 x;
@@ -50,17 +32,11 @@ struct raw32 {
     float4 x, y;
 };
 __device__ __forceinline__ raw16 fetch(const sl_f16 *p) {
-    return {in_slot(reinterpret_cast<const uint4 *>(p))};
+    return {*reinterpret_cast<const uint4 *>(p)};
 }
 __device__ __forceinline__ raw32 fetch(const float *p) {
-    const float4 *at = reinterpret_cast<const float4 *>(p);
-    return {in_slot(at), in_slot(at + 1)};
+    return {*reinterpret_cast<const float4 *>(p), *(reinterpret_cast<const float4 *>(p) + 1)};
 }
-__device__ __forceinline__ float value_at(const sl_f16 *p) {
-    const sl_f16 v = in_slot(p);
-    return sl_load(&v);
-}
-__device__ __forceinline__ float value_at(const float *p) { return in_slot(p); }
 /* Of eight lanes side by side four put their second half first: so all eight are in different banks. */
 __device__ __forceinline__ void put8(float *to, raw32 r) {
     const unsigned turned = threadIdx.x / 4 % 2;
@@ -75,19 +51,21 @@ __device__ __forceinline__ void put8(float *to, raw16 r) {
     put8(to, raw32{make_float4(v[0], v[1], v[2], v[3]), make_float4(v[4], v[5], v[6], v[7])});
 }
 
-/* Rows of width components from one or two places (b may be null), row_stride apart. aligned: width and
- * row_stride are multiples of 8 and the rows begin at multiples of 8 elements of aligned memory. */
+/* Rows of width components, row_stride apart, from one place or from another too, next elements on (0: none). aligned:
+ * width and row_stride are multiples of 8 and the rows begin at multiples of 8 elements of aligned memory. */
 template <class T> struct source {
-    const T *a, *b;
+    const T *at;
+    ptrdiff_t next;
     uint64_t row_stride;
     unsigned n_row, width;
     bool aligned;
 };
 
-/* Row r of both places one after the other, and where it goes: rows of a to tile, stride floats apart, those of
- * b KEYS rows behind them. */
+/* Row r of both places one after the other, and where it goes: rows of the first to tile, stride floats apart, those of
+ * the other KEYS rows behind them. */
 template <class T> __device__ __forceinline__ const T *row_of(const source<T> &s, unsigned r) {
-    return r < s.n_row ? s.a + r * s.row_stride : s.b + (r - s.n_row) * s.row_stride;
+    const ptrdiff_t row = static_cast<ptrdiff_t>((r < s.n_row ? r : r - s.n_row) * s.row_stride);
+    return s.at + (r < s.n_row ? row : s.next + row);
 }
 template <class T>
 __device__ __forceinline__ float *place_of(float *tile, unsigned stride, const source<T> &s, unsigned r) {
@@ -97,21 +75,21 @@ __device__ __forceinline__ float *place_of(float *tile, unsigned stride, const s
 /* To f32 in shared memory, where rows are 16-byte aligned and filled with zeros to multiples of four
  * components. All threads call; each asks for AT_ONCE times 16 bytes of memory before it waits for any. */
 template <int AT_ONCE, class T> __device__ void stage(float *tile, unsigned stride, const source<T> &s) {
-    const unsigned n = s.b ? 2 * s.n_row : s.n_row;
+    const unsigned n = s.next ? 2 * s.n_row : s.n_row;
     if (!s.aligned) {
         const unsigned padded = (s.width + 3) / 4 * 4;
         for (unsigned i = threadIdx.x; i < n * padded; i += THREADS) {
             const unsigned r = i / padded, at = i % padded;
-            place_of(tile, stride, s, r)[at] = at < s.width ? value_at(row_of(s, r) + at) : 0;
+            place_of(tile, stride, s, r)[at] = at < s.width ? sl_load(row_of(s, r) + at) : 0;
         }
         return;
     }
     const unsigned units = s.width / 8, step = THREADS / units, at = threadIdx.x % units * 8;
     if (threadIdx.x / units >= step)
         return;
-    enum { PIECES = AT_ONCE * 16 / sizeof(fetch(s.a)) };
+    enum { PIECES = AT_ONCE * 16 / sizeof(fetch(s.at)) };
     for (unsigned first = threadIdx.x / units; first < n; first += PIECES * step) {
-        decltype(fetch(s.a)) raw[PIECES];
+        decltype(fetch(s.at)) raw[PIECES];
 #pragma unroll
         for (unsigned i = 0; i < PIECES; i++) /* past the end the last row again: without a condition */
             raw[i] = fetch(row_of(s, min(first + i * step, n - 1)) + at);
@@ -128,12 +106,12 @@ __device__ __forceinline__ void stage_q(float *tile, unsigned stride, const sl_a
                                         bool aligned) {
     if (a.act == SL_ACT_F16)
         stage<4>(tile, stride,
-                 source<sl_f16>{static_cast<const sl_f16 *>(a.q) + at, nullptr, row_stride, n_row, width,
+                 source<sl_f16>{static_cast<const sl_f16 *>(a.q) + at, 0, row_stride, n_row, width,
                                  aligned});
     else
         stage<4>(
             tile, stride,
-            source<float>{static_cast<const float *>(a.q) + at, nullptr, row_stride, n_row, width, aligned});
+            source<float>{static_cast<const float *>(a.q) + at, 0, row_stride, n_row, width, aligned});
 }
 
 __device__ __forceinline__ void store_act(void *y, uint64_t at, float v, sl_act act) {
@@ -202,6 +180,19 @@ static inline uint32_t split_of(uint64_t shares) {
 }
 
 } // namespace attention
+
+/* A slot's memory. nvcc cannot know of an address from a table that it is the device's, and takes accesses that would do
+ * for shared memory as well; of one by its distance from another it knows what it knows of the other. */
+template <class T> __device__ __forceinline__ T *sl_kv_data(const sl_kv_table &kv, uint32_t slot) {
+    char *data = static_cast<char *>(kv.slots[slot].data);
+#ifdef __CUDACC__
+    char *table = reinterpret_cast<char *>(const_cast<sl_kv_slot *>(kv.slots));
+    ptrdiff_t distance = data - table;
+    asm("" : "+l"(distance)); /* or both tables cancel */
+    data = table + distance;
+#endif
+    return reinterpret_cast<T *>(data);
+}
 
 /* Element of a slot's memory at which position pos of k (part 0) or v (1) of a head begins. */
 __device__ __forceinline__ uint64_t sl_kv_row(const sl_kv_table &kv, uint32_t slot, uint32_t part,

@@ -52,7 +52,7 @@ static size_t shared_bytes(const decode &d) {
 template <class T> static __device__ share<T> share_of(const decode &d, uint32_t run) {
     const uint32_t head_piece = blockIdx.y / d.col_pieces % d.head_pieces;
     const uint32_t kv_head = blockIdx.y / d.col_pieces / d.head_pieces, slot = d.a.runs.slot[run];
-    const T *data = static_cast<const T *>(d.a.kv.slots[slot].data);
+    const T *data = sl_kv_data<const T>(d.a.kv, slot);
     share<T> s;
     s.k = data + sl_kv_row(d.a.kv, slot, 0, kv_head, 0);
     s.v = data + sl_kv_row(d.a.kv, slot, 1, kv_head, 0);
@@ -71,15 +71,14 @@ struct block {
     unsigned from, to;
 };
 
-/* Components col .. col + width - 1 of the keys in one or both of k and v (b: null) to their rows of the tile.
- */
+/* Components col .. col + width - 1 of the keys, from a and next elements on (0: not), to their rows of the tile. */
 template <class T> static __device__ void stage_keys(const decode &d, const share<T> &s, float *tile,
-                                                     const T *a, const T *b, const block &keys, uint32_t col,
+                                                     const T *a, ptrdiff_t next, const block &keys, uint32_t col,
                                                      uint32_t width) {
     const uint32_t dim = d.a.kv.head_dim;
     const uint64_t at = (keys.base + keys.from) * dim + col;
     stage<8>(tile + keys.from * d.stride, d.stride,
-             source<T>{a + at, b ? b + at : nullptr, dim, keys.to - keys.from, width, s.aligned});
+             source<T>{a + at, next, dim, keys.to - keys.from, width, s.aligned});
 }
 
 /* The scores of a lane's key for its warp's two heads. Values come along if they fit. */
@@ -91,7 +90,7 @@ template <class T> static __device__ void score_block(const decode &d, const sha
     for (uint32_t c = 0; c < dim; c += PIECE) {
         const uint32_t width = min(dim - c, static_cast<uint32_t>(PIECE));
         __syncthreads(); /* nobody reads the tiles any more */
-        stage_keys(d, s, t.k, s.k, dim > PIECE ? nullptr : s.v, keys, c, width);
+        stage_keys(d, s, t.k, s.k, dim > PIECE ? 0 : s.v - s.k, keys, c, width);
         if (first || dim > PIECE)
             stage_q(t.q, d.stride, d.a, s.row * d.a.q_stride + static_cast<uint64_t>(s.head) * dim + c, dim,
                     s.n_head, width, d.q_aligned);
@@ -154,7 +153,7 @@ template <class T> static __device__ void attend_block(const decode &d, const sh
         const uint32_t width = min(s.n_col - c, static_cast<uint32_t>(PIECE));
         if (d.a.kv.head_dim > PIECE) {
             __syncthreads();
-            stage_keys<T>(d, s, t.v, s.v, nullptr, keys, s.col + c, width);
+            stage_keys(d, s, t.v, s.v, 0, keys, s.col + c, width);
         }
         __syncthreads();
         add_values(d, s.n_head, t, keys, c, width);

@@ -59,7 +59,7 @@ __device__ bool share_of(const matrix_args &p, share *s) {
     if (n_tok <= SL_ATTENTION_SHORT || first >= n_tok * p.group)
         return false;
     const uint32_t slot = p.a.runs.slot[run], dim = p.a.kv.head_dim;
-    const uint16_t *data = static_cast<const uint16_t *>(p.a.kv.slots[slot].data);
+    const uint16_t *data = sl_kv_data<const uint16_t>(p.a.kv, slot);
     s->k = data + sl_kv_row(p.a.kv, slot, 0, blockIdx.y, 0);
     s->v = data + sl_kv_row(p.a.kv, slot, 1, blockIdx.y, 0);
     s->row = start;
@@ -93,7 +93,7 @@ __device__ void stage(uint16_t *tile, const share &s, const uint16_t *from, uint
             sl_copy_async16_zero(to, from + pos * dim + at, seen && at < dim);
         } else {
             for (unsigned j = 0; j < 8; j++)
-                to[j] = seen && at + j < dim ? attention::in_slot(from + pos * dim + at + j) : static_cast<uint16_t>(0);
+                to[j] = seen && at + j < dim ? from[pos * dim + at + j] : static_cast<uint16_t>(0);
         }
     }
     sl_copy_async_commit();

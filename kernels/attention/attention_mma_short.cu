@@ -69,13 +69,13 @@ __device__ __forceinline__ void take8(uint32_t word[4], const uint16_t *row, uin
                                       bool aligned) {
     uint4 x = make_uint4(0, 0, 0, 0);
     if (there && at < dim && aligned)
-        x = attention::in_slot(reinterpret_cast<const uint4 *>(row + at));
+        x = *reinterpret_cast<const uint4 *>(row + at);
     word[0] = x.x, word[1] = x.y, word[2] = x.z, word[3] = x.w;
     if (aligned || !there)
         return;
     for (uint32_t i = 0; i < 8; i++)
         if (at + i < dim)
-            word[i / 2] |= static_cast<uint32_t>(attention::in_slot(row + at + i)) << i % 2 * 16;
+            word[i / 2] |= static_cast<uint32_t>(row[at + i]) << i % 2 * 16;
 }
 
 __device__ bool is_seen(const query &s, uint64_t key) { return key >= s.seen.begin && key < s.seen.end; }
@@ -265,7 +265,7 @@ __device__ float value_of(const shared_sums<WIDTH> &t, const chunk_sums &s, unsi
 /* Row token of a run. */
 __device__ query query_of(const short_args &p, uint32_t run, uint32_t token) {
     const uint32_t kv_head = blockIdx.y / p.pieces, piece = blockIdx.y % p.pieces, slot = p.a.runs.slot[run];
-    const uint16_t *data = static_cast<const uint16_t *>(p.a.kv.slots[slot].data);
+    const uint16_t *data = sl_kv_data<const uint16_t>(p.a.kv, slot);
     query s;
     s.k = data + sl_kv_row(p.a.kv, slot, 0, kv_head, 0);
     s.v = data + sl_kv_row(p.a.kv, slot, 1, kv_head, 0);

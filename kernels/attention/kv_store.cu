@@ -10,18 +10,18 @@ template <class T> __global__ void kv_store(sl_kv_store_args a) {
     const uint32_t token = blockIdx.x, part = blockIdx.z, width = a.kv.n_kv_head * a.kv.head_dim;
     if (token >= n_tok)
         return;
+    const uint32_t slot = a.runs.slot[blockIdx.y];
+    void *data = sl_kv_data<void>(a.kv, slot);
     const uint64_t row = first + token, pos = a.runs.pos[blockIdx.y] + token;
     const T *x =
         part ? static_cast<const T *>(a.v) + row * a.v_stride : static_cast<const T *>(a.k) + row * a.k_stride;
     for (uint32_t i = threadIdx.x; i < width; i += blockDim.x) {
         const uint32_t head = i / a.kv.head_dim;
-        const uint64_t at =
-            sl_kv_row(a.kv, a.runs.slot[blockIdx.y], part, head, pos) + (i - head * a.kv.head_dim);
-        void *data = a.kv.slots[a.runs.slot[blockIdx.y]].data;
+        const uint64_t at = sl_kv_row(a.kv, slot, part, head, pos) + (i - head * a.kv.head_dim);
         if (a.kv.f16)
-            attention::put_in_slot(static_cast<uint16_t *>(data) + at, sl_float_to_half(sl_load(x + i)));
+            static_cast<uint16_t *>(data)[at] = sl_float_to_half(sl_load(x + i));
         else
-            attention::put_in_slot(static_cast<float *>(data) + at, sl_load(x + i));
+            static_cast<float *>(data)[at] = sl_load(x + i);
     }
 }
 

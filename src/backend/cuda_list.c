@@ -77,13 +77,13 @@ size_t sl_cuda_count(char *reason) {
 
 sl_status sl_cuda_no_memory(int ordinal, const char *what, uint64_t n, const char *unit, uint64_t bytes, sl_error *err) {
     size_t free_bytes = 0, all = 0;
+    sl_size_buf need, left;
     const cudaError_t e = cudaMemGetInfo(&free_bytes, &all);
     if (e != cudaSuccess)
-        return sl_fail(err, SL_E_MEMORY, "cuda:%d: out of memory: a %s of %llu %s needs %.2f GB; asking for free memory: %s",
-                       ordinal, what, (unsigned long long)n, unit, (double)(n * bytes) / 1e9, cudaGetErrorString(e));
-    return sl_fail(err, SL_E_MEMORY,
-                   "cuda:%d: out of memory: a %s of %llu %s needs %.2f GB, %.2f GB are free, enough for %llu", ordinal,
-                   what, (unsigned long long)n, unit, (double)(n * bytes) / 1e9, (double)free_bytes / 1e9,
+        return sl_fail(err, SL_E_MEMORY, "cuda:%d: out of memory: a %s of %llu %s needs %s; asking for free memory: %s",
+                       ordinal, what, (unsigned long long)n, unit, sl_size(n * bytes, &need), cudaGetErrorString(e));
+    return sl_fail(err, SL_E_MEMORY, "cuda:%d: out of memory: a %s of %llu %s needs %s, %s are free, enough for %llu",
+                   ordinal, what, (unsigned long long)n, unit, sl_size(n * bytes, &need), sl_size(free_bytes, &left),
                    (unsigned long long)(free_bytes / bytes));
 }
 
@@ -133,16 +133,17 @@ static void suggest(const sl_graph *graph, const sl_device_params *params, const
     sl_device_params least = *params;
     sl_cuda_need alone;
     sl_cuda_weights w = { 0 };
+    sl_size_buf needed;
     least.n_slot = 1, least.n_batch = sl_min(params->n_batch, FEW);
     if (sl_cuda_needs(graph, &least, &alone, NULL) == SL_OK && alone.missing <= free_bytes)
-        snprintf(text, size, "; for one sequence, %zu tokens a pass, it would need %.2f GB", least.n_batch,
-                 (double)alone.all / 1e9);
+        snprintf(text, size, "; for one sequence, %zu tokens a pass, it would need %s", least.n_batch,
+                 sl_size(alone.all, &needed));
     else snprintf(text, size, "; no type of it would fit");
     if (sl_cuda_weights_lay_out(graph, &w, NULL) != SL_OK) return;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         uint64_t all = need->all - need->weights + weights_as(&w, types[i]);
         if (all > free_bytes) continue;
-        snprintf(text, size, "; as %s it would need %.2f GB", sl_type_name(types[i]), (double)all / 1e9);
+        snprintf(text, size, "; as %s it would need %s", sl_type_name(types[i]), sl_size(all, &needed));
         break;
     }
     sl_cuda_weights_release_layout(&w);
@@ -166,10 +167,11 @@ sl_status sl_cuda_check_fit(const sl_graph *graph, const sl_device_params *param
                        cudaGetErrorString(e));
     if (need.missing <= free_bytes) return SL_OK;
     suggest(graph, params, &need, free_bytes, hint, sizeof hint);
-    return sl_fail(
-        err, SL_E_MEMORY,
-        "cuda:%d: out of memory: the model needs %.2f GB (weights %.2f, states of %zu sequences %.2f, "
-        "activations %.2f), %.2f GB are free%s",
-        params->ordinal, (double)need.all / 1e9, (double)need.weights / 1e9, params->n_slot,
-        (double)need.states / 1e9, (double)need.activations / 1e9, (double)free_bytes / 1e9, hint);
+    sl_size_buf sizes[5];
+    return sl_fail(err, SL_E_MEMORY,
+                   "cuda:%d: out of memory: the model needs %s (weights %s, states of %zu sequences %s, activations %s), "
+                   "%s are free%s",
+                   params->ordinal, sl_size(need.all, &sizes[0]), sl_size(need.weights, &sizes[1]), params->n_slot,
+                   sl_size(need.states, &sizes[2]), sl_size(need.activations, &sizes[3]),
+                   sl_size(free_bytes, &sizes[4]), hint);
 }

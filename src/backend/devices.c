@@ -54,8 +54,9 @@ static bool fits(const sl_device_info *d, const sl_graph *graph, const sl_device
     if (status == SL_OK && graph) status = sl_cuda_needs(graph, params, &need, &err);
     if (status == SL_OK && need.missing <= d->free_bytes) return true;
     if (status != SL_OK) return snprintf(note, size, "%s is passed over for the CPU: %.200s", d->id, err.text), false;
-    snprintf(note, size, "%s is passed over for the CPU: the model needs %.2f GB, %.2f GB are free", d->id,
-             (double)need.missing / 1e9, (double)d->free_bytes / 1e9);
+    sl_size_buf needed, left;
+    snprintf(note, size, "%s is passed over for the CPU: the model needs %s, %s are free", d->id,
+             sl_size(need.missing, &needed), sl_size(d->free_bytes, &left));
 #else
     (void)d, (void)graph, (void)params, (void)note, (void)size;
 #endif

@@ -53,3 +53,13 @@ const char *sl_name_escape(const void *name, size_t n_bytes, sl_name_buf *buf) {
 }
 
 const char *sl_name(const char *name, sl_name_buf *buf) { return sl_name_escape(name, strlen(name), buf); }
+
+const char *sl_size(uint64_t n_bytes, sl_size_buf *buf) {
+    static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB" };
+    double size = (double)n_bytes;
+    size_t unit = 0;
+    for (; size >= 1024 && unit < 4; unit++) size /= 1024;
+    if (unit) snprintf(buf->text, sizeof buf->text, "%.2f %s", size, units[unit]);
+    else snprintf(buf->text, sizeof buf->text, "%llu bytes", (unsigned long long)n_bytes);
+    return buf->text;
+}

@@ -28,4 +28,8 @@ const char *sl_name_escape(const void *name, size_t n_bytes, sl_name_buf *buf);
 /* The same for a C string. */
 const char *sl_name(const char *name, sl_name_buf *buf);
 
+/* A number of bytes for a message: "798 bytes", "6.52 MiB". buf is the caller's. Returns its text. */
+typedef struct sl_size_buf { char text[32]; } sl_size_buf;
+const char *sl_size(uint64_t n_bytes, sl_size_buf *buf);
+
 #endif

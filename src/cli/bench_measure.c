@@ -82,6 +82,12 @@ static uint64_t positions(const sl_bench_config *c) {
     return c->depth + (c->n_repeat + 1) * (uint64_t)tokens_per_repeat(c) + 2 * WARM_TOKENS;
 }
 
+const char *sl_bench_activations(const sl_bench_model *model, const sl_bench_config *config) {
+    const bool is_auto = config->activations == SL_ACTIVATIONS_AUTO;
+    const bool is_f32 = is_auto ? !strcmp(model->info.type, "f32") : config->activations == SL_ACTIVATIONS_F32;
+    return is_f32 || !strcmp(config->device, "cpu") ? "f32" : "f16";
+}
+
 uint64_t sl_bench_bytes(const sl_bench_model *model, const sl_bench_config *config) {
     uint64_t logits = sizeof(float) * (uint64_t)model->info.n_vocab;
     return config->n_seq * (model->info.kv_token_bytes * positions(config) + model->info.state_bytes + logits);
@@ -222,7 +228,7 @@ static sl_status open_samplers(bench *b, sl_error *err) {
 static sl_status open_bench(bench *b, sl_error *err) {
     const sl_bench_config *c = b->config;
     sl_session_params params = { .n_slot = c->n_seq, .n_batch = c->n_batch, .n_thread = c->n_thread,
-                                 .route_threshold = c->tau, .device = c->device };
+                                 .route_threshold = c->tau, .device = c->device, .activations = c->activations };
     b->n_run_token = sl_max(c->n_prompt, WARM_TOKENS);
     SL_TRY(sl_alloc((void **)&b->runs, c->n_seq, sizeof *b->runs, "runs", err));
     SL_TRY(sl_alloc((void **)&b->tokens, c->n_seq, b->n_run_token * sizeof *b->tokens, "tokens", err));

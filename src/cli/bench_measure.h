@@ -27,6 +27,7 @@ typedef struct sl_bench_config {
     size_t n_batch;         /* tokens per pass */
     float tau;              /* NAN: as stored */
     const char *device;     /* "cpu", "cuda:N" */
+    sl_activations activations;
     double max_seconds;     /* no repetition is begun after this time; 0: all are made */
 } sl_bench_config;
 
@@ -48,6 +49,8 @@ typedef struct sl_bench_row {
     double ratio;           /* to the same row of the baseline; NAN: none */
 } sl_bench_row;
 
+/* "f32" or "f16": what lies between the layers. */
+const char *sl_bench_activations(const sl_bench_model *model, const sl_bench_config *config);
 /* Bytes the row needs beside the weights. */
 uint64_t sl_bench_bytes(const sl_bench_model *model, const sl_bench_config *config);
 /* other_bytes: memory of models that are loaded but not measured, taken off the peak. An interrupt ends it

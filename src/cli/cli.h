@@ -125,6 +125,8 @@ bool sl_common_open_model(const sl_common *common, sl_model **model);
 const char *sl_common_model_name(const sl_common *common);
 /* Whether a model was named, or the default one is there. */
 bool sl_common_has_model(const sl_common *common);
+/* The value of --activations; NULL: automatic. */
+sl_activations sl_activations_named(const char *name);
 bool sl_common_session(const sl_common *common, size_t n_slot, const sl_model *model, sl_session **session);
 bool sl_common_open(const sl_common *common, size_t n_slot, sl_model **model, sl_session **session);
 /* Comma or space separated token ids, as in "1,2,3"; reports errors. *tokens is malloc'd. */

@@ -25,7 +25,7 @@ typedef struct probes { size_t n_thread; sl_probe read, matmul[SL_N_TYPE]; bool 
 typedef struct bench {
     /* flags */
     sl_text_list files, synthetic;
-    const char *against, *json, *csv, *device;
+    const char *against, *json, *csv, *device, *activations;
     sl_int_list prompts, gens, depths, batches, threads, repeats;
     bool given_prompts, given_gens, given_repeats;
     int64_t n_batch;
@@ -111,8 +111,9 @@ static bool make_model(const bench *b, sl_synthetic *made, sl_model **model) {
     if (made->on_device) return sl_synthetic_make(made, model, &err) == SL_OK || (sl_report_error(&err), false);
     uint64_t need = sl_synthetic_bytes(made), have = sl_os_memory_free();
     if (need > have) {
-        sl_report(SL_EXIT_FAILED, "%s in %s needs %.1f GB of memory, %.1f GB are free", made->preset->name,
-                  sl_type_name(made->type), 1e-9 * (double)need, 1e-9 * (double)have);
+        sl_size_buf needed, left;
+        sl_report(SL_EXIT_FAILED, "%s in %s needs %s of memory, %s are free", made->preset->name,
+                  sl_type_name(made->type), sl_size(need, &needed), sl_size(have, &left));
         return false;
     }
     if (sl_synthetic_make(made, model, &err) == SL_OK) return true;
@@ -126,6 +127,7 @@ static bool hold_weights(const bench *b, sl_bench_model *m) {
     sl_common_init(&common);
     common.n_batch = 1;
     common.device = b->device_id;
+    common.activations = b->activations;
     return sl_common_session(&common, 1, m->model, &m->holder);
 }
 
@@ -163,6 +165,12 @@ static bool print_probe(const char *name, const char *unit, size_t n_thread, con
     return sl_out(line, (size_t)n) && sl_out_flush();
 }
 
+/* What the rows have in common. */
+static sl_bench_config base_config(const bench *b) {
+    return (sl_bench_config){ .n_batch = (size_t)b->n_batch, .tau = (float)b->route_threshold, .device = b->device_id,
+                              .activations = sl_activations_named(b->activations) };
+}
+
 /* A GPU's probes stand in for the CPU's: copying for reading, cuBLAS for the matrix product. Without cuBLAS nothing is
  * held against it. */
 static sl_status run_cuda_probes(const bench *b, probes *p, sl_error *err) {
@@ -172,9 +180,10 @@ static sl_status run_cuda_probes(const bench *b, probes *p, sl_error *err) {
     p->n_thread = 1;
     p->read = (sl_probe){ c.copy_gbps, c.copy_gbps };
     for (size_t i = 0; i < b->n_model; i++) {
-        sl_type type = type_of(&b->models[i]);
-        double rate = type == SL_F32 ? c.tflops_f32 : c.tflops_f16;
-        p->matmul[type] = (sl_probe){ rate > 0 ? rate : (double)NAN, rate };
+        const sl_bench_config config = base_config(b);
+        const bool is_f32 = !strcmp(sl_bench_activations(&b->models[i], &config), "f32");
+        double rate = is_f32 ? c.tflops_f32 : c.tflops_f16;
+        p->matmul[type_of(&b->models[i])] = (sl_probe){ rate > 0 ? rate : (double)NAN, rate };
     }
     int n = snprintf(line, sizeof line, "%s: copies %.4g GB/s (read and written); %s: f32 %.4g, f16 %.4g TFLOP/s\n",
                      b->device_id, c.copy_gbps, c.blas, c.tflops_f32, c.tflops_f16);
@@ -222,7 +231,8 @@ static bool fits(const sl_bench_model *m, const sl_bench_config *c) {
     char why[128];
     uint64_t need = sl_bench_bytes(m, c), have = sl_os_memory_free();
     if (need <= have || m->holder) return true; /* a GPU says so itself */
-    snprintf(why, sizeof why, "it needs %.1f GB for states, %.1f GB are free", 1e-9 * (double)need, 1e-9 * (double)have);
+    sl_size_buf needed, left;
+    snprintf(why, sizeof why, "it needs %s for states, %s are free", sl_size(need, &needed), sl_size(have, &left));
     left_out(m, c, why);
     return false;
 }
@@ -303,7 +313,7 @@ static void print_load(bench *b) {
 }
 
 static sl_status run_rows(bench *b, sl_error *err) {
-    sl_bench_config c = { .n_batch = (size_t)b->n_batch, .tau = (float)b->route_threshold, .device = b->device_id };
+    sl_bench_config c = base_config(b);
     c.max_seconds = b->given_repeats ? 0 : 8;
     print_load(b);
     for (size_t t = 0; t < b->threads.n; t++)
@@ -408,6 +418,8 @@ static int run(int argc, char **argv) {
           "0..1 replaces tau in every routed layer (as stored in the model)", NULL },
         { "--device", "NAME", SL_ARG_DEVICE, &b.device, 0, 0,
           "cpu, cuda, cuda:N, or auto: a GPU if the models fit (auto)", NULL },
+        { "--activations", "f32|f16", SL_ARG_CHOICE, &b.activations, 0, 0,
+          "between the layers, on a GPU (f16; f32 for f32 weights)", NULL },
         { "--json", "FILE", SL_ARG_TEXT, &b.json, 0, 0, "write the rows as JSON, anew after each row", NULL },
         { "--csv", "FILE", SL_ARG_TEXT, &b.csv, 0, 0, "write the rows as CSV, anew after each row", NULL },
     };

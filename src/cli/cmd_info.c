@@ -98,33 +98,24 @@ static const char *grouped(uint64_t v, amount *a) {
     return a->text;
 }
 
-static const char *bytes_text(uint64_t v, amount *a) {
-    static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB" };
-    double size = (double)v;
-    size_t unit = 0;
-    for (; size >= 1024 && unit < 4; unit++) size /= 1024;
-    if (unit) snprintf(a->text, sizeof a->text, "%.2f %s", size, units[unit]);
-    else snprintf(a->text, sizeof a->text, "%llu bytes", (unsigned long long)v);
-    return a->text;
-}
-
 static bool print_model(const sl_model *model) {
     sl_model_info info;
-    amount a, b;
+    amount n;
+    sl_size_buf a, b;
     sl_name_buf name;
     sl_model_get_info(model, &info);
     const sl_meta_entry *type = sl_meta_find(&model->slu.meta, "model_type");
     bool good = line("architecture", "%s%s", type ? sl_name(type->v.s[0], &name) : info.architecture,
                      info.has_router ? ", routed" : "");
     good = good && line("type", "%s", info.type);
-    good = good && line("parameters", "%s", grouped(info.n_param, &a));
-    good = good && line("weights", "%s in %zu tensors", bytes_text(info.weight_bytes, &a), model->slu.n_tensor);
-    good = good && line("file", "%s", bytes_text(model->slu.size, &a));
+    good = good && line("parameters", "%s", grouped(info.n_param, &n));
+    good = good && line("weights", "%s in %zu tensors", sl_size(info.weight_bytes, &a), model->slu.n_tensor);
+    good = good && line("file", "%s", sl_size(model->slu.size, &a));
     good = good && line("shape", "%zu layers, width %zu, vocabulary %zu", info.n_layer, info.width,
                         info.n_vocab);
-    good = good && line("state", "%s per sequence, %s more per token", bytes_text(info.state_bytes, &a),
-                        bytes_text(info.kv_token_bytes, &b));
-    good = good && (info.max_context ? line("context", "%s tokens", grouped(info.max_context, &a))
+    good = good && line("state", "%s per sequence, %s more per token", sl_size(info.state_bytes, &a),
+                        sl_size(info.kv_token_bytes, &b));
+    good = good && (info.max_context ? line("context", "%s tokens", grouped(info.max_context, &n))
                                      : line("context", "no limit"));
     return good;
 }
@@ -180,13 +171,13 @@ static bool print_entry(const sl_meta_entry *entry) {
 
 /* "cuda:0: NVIDIA H100 (79.65 GiB, 78.9 GiB free, compute 9.0, driver CUDA 12.8, products by libcublas.so.12)" */
 static bool print_device(const sl_device_info *d) {
-    amount all, left;
-    if (!strcmp(d->id, "cpu")) return line("device cpu", "%s, %s", d->name, bytes_text(d->memory_bytes, &all));
+    sl_size_buf all, left;
+    if (!strcmp(d->id, "cpu")) return line("device cpu", "%s, %s", d->name, sl_size(d->memory_bytes, &all));
     char name[32];
     snprintf(name, sizeof name, "device %s", d->id);
     if (!d->usable) return line(name, "%s%scannot be used: %s", d->name, d->name[0] ? ": " : "", d->reason);
     return line(name, "%s, %s, %s free, compute capability %d.%d, driver for CUDA %d.%d, runtime %d.%d%s%s%s%s",
-                d->name, bytes_text(d->memory_bytes, &all), bytes_text(d->free_bytes, &left), d->capability / 10,
+                d->name, sl_size(d->memory_bytes, &all), sl_size(d->free_bytes, &left), d->capability / 10,
                 d->capability % 10, d->driver / 1000, d->driver / 10 % 100, d->runtime / 1000,
                 d->runtime / 10 % 100, d->blas[0] ? ", products by " : "", d->blas, d->reason[0] ? "; " : "",
                 d->reason);

@@ -186,6 +186,11 @@ static void show_note(const sl_session *session) {
     shown |= note != NULL;
 }
 
+sl_activations sl_activations_named(const char *name) {
+    if (!name) return SL_ACTIVATIONS_AUTO;
+    return strcmp(name, "f32") ? SL_ACTIVATIONS_F16 : SL_ACTIVATIONS_F32;
+}
+
 bool sl_common_session(const sl_common *common, size_t n_slot, const sl_model *model, sl_session **session) {
     sl_session_params params = sl_session_params_default();
     params.n_slot = n_slot;
@@ -193,8 +198,7 @@ bool sl_common_session(const sl_common *common, size_t n_slot, const sl_model *m
     params.n_thread = (size_t)common->n_thread;
     params.route_threshold = (float)common->route_threshold;
     params.device = common->device;
-    if (common->activations)
-        params.activations = !strcmp(common->activations, "f32") ? SL_ACTIVATIONS_F32 : SL_ACTIVATIONS_F16;
+    params.activations = sl_activations_named(common->activations);
     sl_progress progress = { 0 };
     params.progress = show_upload;
     params.progress_arg = &progress;

@@ -3,6 +3,7 @@ why not.
 """
 import json
 import os
+import re
 import unittest
 from pathlib import Path
 
@@ -175,6 +176,19 @@ class Blas(Case):
             run = on_device("bench", "-m", model(), "--against", "none", "-p", "18", "-n", "0", "-r", "1", *CUDA, blas=blas)
             self.assertEqual((run.stdout.count(name), run.stderr), (1, b""))
 
+    def test_bench_activations(self):
+        """What was asked for stands in the JSON and is held against its own matrix rate."""
+        rows = {}
+        for kind in ("f32", "f16"):
+            path = scratch() / f"{kind}.json"
+            run = on_device("bench", "-m", model(), "--against", "none", "-p", "18", "-n", "0", "-r", "1", "--activations", kind,
+                            "--json", path, *CUDA)
+            rate = float(re.search(rb"%s ([\d.e+]+)" % kind.encode(), run.stdout.split(b"cuBLAS", 1)[1])[1])
+            rows[kind], = json.loads(path.read_text())
+            self.assertEqual(rows[kind]["activations"], kind)
+            self.assertAlmostEqual(rows[kind]["matmul_probe_tflops"] / rate, 1, 2)
+        self.assertNotEqual(rows["f32"]["matmul_probe_tflops"], rows["f16"]["matmul_probe_tflops"])
+
 
 class Errors(Case):
     def generate(self, *flags, check=None, **variables):
@@ -206,7 +220,7 @@ class Errors(Case):
 
     def test_too_little_memory(self):
         run = self.generate(*CUDA, SLUICE_DEVICE_MEMORY="1000000")
-        self.assert_error(run, 1, "out of memory", "needs", "0.00 GB are free", "no type of it would fit")
+        self.assert_error(run, 1, "out of memory", "needs", "976.56 KiB are free", "no type of it would fit")
 
     def test_failures(self):
         """Every so many of its calls: the text so far, one line, and nothing kept."""
