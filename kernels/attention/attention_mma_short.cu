@@ -362,11 +362,11 @@ template <int WIDTH> __global__ void __launch_bounds__(THREADS, WIDTH > 128 ? 2 
 }
 
 template <int WIDTH> int launch_width(const short_args &p, sl_cuda_stream stream) {
-    const uint32_t pieces = p.a.kv.n_kv_head * p.pieces;
+    const uint32_t pieces = p.a.kv.n_kv_head * p.pieces, n_tok = p.a.runs.max_tok, longest = SL_ATTENTION_SHORT;
     const size_t shared = sizeof(shared_sums<WIDTH>);
     int status = 0;
-    if (p.a.runs.max_tok > 1) {
-        const dim3 grid(min(p.a.runs.max_tok, static_cast<uint32_t>(SL_ATTENTION_SHORT)), pieces, p.a.runs.n);
+    if (n_tok > 1) {
+        const dim3 grid(n_tok < longest ? n_tok : longest, pieces, p.a.runs.n);
         status = sl_launch(attend_short<WIDTH>, grid, dim3(THREADS), shared, stream, p);
     }
     if (status != 0)
