@@ -5,8 +5,8 @@
  *
  * What bounds it is memory: 4 P bytes a key for up to HEADS query heads of a group, and nothing but that should be
  * waited for. So keys and values go from memory to registers and from there to the units, without shared memory or
- * barriers: a warp takes every fourth TILE of a chunk by itself, asks for the next keys once it has the scores, for the
- * next values once it has added these. Keys, or columns of values, are the 16 rows of an instruction, the heads its 8
+ * barriers: a warp takes every fourth TILE of a chunk by itself (beyond 128 components every second, and half of the
+ * values' columns), asks for the next keys once it has the scores, for the next values once it has added these. Keys, or columns of values, are the 16 rows of an instruction, the heads its 8
  * columns. With (g, q) = (lane / 4, lane % 4) a lane loads 16 bytes at a time of the keys g and g + 8 and of the values
  * 2 q, 2 q + 1, 2 q + 8, 2 q + 9; the order of components inside a sum, and of rows of the result, is free, so each
  * word is an operand as it lies (keys) or with its neighbour's halves (values).
@@ -40,25 +40,32 @@ struct query {
     bool aligned; /* keys and values */
 };
 
+/* How the warps share a tile's columns, and the tiles. */
+template <int WIDTH> struct division {
+    enum { COLUMNS = WIDTH < 128 ? WIDTH : 128, PARTS = WIDTH / COLUMNS, TEAMS = WARPS / PARTS, STEP = TILE * TEAMS };
+    static __device__ __forceinline__ unsigned team() { return threadIdx.x / 32 / PARTS; }
+    static __device__ __forceinline__ unsigned first_column() { return threadIdx.x / 32 % PARTS * COLUMNS; }
+};
+
 /* What a lane holds of a tile. */
 template <int WIDTH> struct keys {
     uint32_t word[2][WIDTH / 32][4];
 };
 template <int WIDTH> struct values {
-    uint32_t word[4][WIDTH / 64][4];
+    uint32_t word[4][division<WIDTH>::COLUMNS / 64][4];
 };
 
 /* A lane's sums of its warp's share of a chunk, of heads 2 q (0) and 2 q + 1: total over its own keys; of the values
- * sum[4 j + c][0], [1] at column 64 j + 8 g + 2 c, [2], [3] at the next. */
+ * sum[4 j + c][0], [1] at column 64 j + 8 g + 2 c of the warp's, [2], [3] at the next. */
 template <int WIDTH> struct lane_sums {
-    float top[2], total[2], sum[WIDTH / 16][4];
+    float top[2], total[2], sum[division<WIDTH>::COLUMNS / 16][4];
 };
 
-/* What the warps found of a chunk, and in runs of several rows the chunks so far. */
+/* What the teams of warps found of a chunk, and in runs of several rows the chunks so far. */
 template <int WIDTH> struct shared_sums {
-    enum { STRIDE = WIDTH + 4 };
-    attention::softmax part[WARPS][HEADS], whole[HEADS];
-    float sum[WARPS][HEADS][STRIDE];
+    enum { TEAMS = division<WIDTH>::TEAMS, STRIDE = WIDTH + 4 };
+    attention::softmax part[TEAMS][HEADS], whole[HEADS];
+    float sum[TEAMS][HEADS][STRIDE];
     float folded[HEADS][WIDTH];
 };
 
@@ -78,27 +85,34 @@ __device__ __forceinline__ void take8(uint32_t word[4], const uint16_t *row, uin
             word[i / 2] |= static_cast<uint32_t>(row[at + i]) << i % 2 * 16;
 }
 
-__device__ bool is_seen(const query &s, uint64_t key) { return key >= s.seen.begin && key < s.seen.end; }
+/* Part of a chunk: the keys from .. to - 1 behind a position, and where they begin in memory at that. */
+struct span {
+    const uint16_t *k, *v;
+    uint32_t from, to, dim;
+    bool aligned;
+};
+__device__ __forceinline__ bool is_seen(const span &s, uint32_t key) { return key >= s.from && key < s.to; }
 
-template <int WIDTH> __device__ __forceinline__ void take_keys(keys<WIDTH> &k, const query &s, uint64_t base) {
+template <int WIDTH> __device__ __forceinline__ void take_keys(keys<WIDTH> &k, const span &s, uint32_t base) {
     const unsigned lane = threadIdx.x % 32;
 #pragma unroll
     for (unsigned r = 0; r < 2; r++) {
-        const uint64_t key = base + lane / 4 + 8 * r;
+        const uint32_t key = base + lane / 4 + 8 * r;
 #pragma unroll
         for (unsigned i = 0; i < WIDTH / 32; i++)
-            take8(k.word[r][i], s.k + key * s.dim, 32 * i + lane % 4 * 8, s.dim, is_seen(s, key), s.aligned);
+            take8(k.word[r][i], s.k + static_cast<uint64_t>(key) * s.dim, 32 * i + lane % 4 * 8, s.dim, is_seen(s, key),
+                  s.aligned);
     }
 }
 
-template <int WIDTH> __device__ __forceinline__ void take_values(values<WIDTH> &v, const query &s, uint64_t base) {
-    const unsigned lane = threadIdx.x % 32;
+template <int WIDTH> __device__ __forceinline__ void take_values(values<WIDTH> &v, const span &s, uint32_t base) {
+    const unsigned lane = threadIdx.x % 32, col = division<WIDTH>::first_column() + lane / 4 * 8;
 #pragma unroll
     for (unsigned r = 0; r < 4; r++) {
-        const uint64_t key = base + lane % 4 * 2 + r % 2 + r / 2 * 8;
+        const uint32_t key = base + lane % 4 * 2 + r % 2 + r / 2 * 8;
 #pragma unroll
-        for (unsigned j = 0; j < WIDTH / 64; j++)
-            take8(v.word[r][j], s.v + key * s.dim, 64 * j + lane / 4 * 8, s.dim, is_seen(s, key), s.aligned);
+        for (unsigned j = 0; j < division<WIDTH>::COLUMNS / 64; j++)
+            take8(v.word[r][j], s.v + static_cast<uint64_t>(key) * s.dim, 64 * j + col, s.dim, is_seen(s, key), s.aligned);
     }
 }
 
@@ -142,9 +156,9 @@ __device__ __forceinline__ float column_sum(float v) {
 
 /* Scores to weights; how what was before fades. */
 template <int WIDTH>
-__device__ __forceinline__ void weigh(lane_sums<WIDTH> &mine, const query &s, uint64_t base, float unit,
+__device__ __forceinline__ void weigh(lane_sums<WIDTH> &mine, const span &s, uint32_t base, float unit,
                                       float score[4], float fade[2]) {
-    const uint64_t key = base + threadIdx.x % 32 / 4;
+    const uint32_t key = base + threadIdx.x % 32 / 4;
     if (!is_seen(s, key))
         score[0] = score[1] = -INFINITY;
     if (!is_seen(s, key + 8))
@@ -176,7 +190,7 @@ __device__ __forceinline__ void add_values(const values<WIDTH> &v, const float w
                                            lane_sums<WIDTH> &mine) {
     const uint32_t b[2] = {turn(weight[0], weight[1]), turn(weight[2], weight[3])};
 #pragma unroll
-    for (int j = 0; j < WIDTH / 64; j++)
+    for (int j = 0; j < division<WIDTH>::COLUMNS / 64; j++)
 #pragma unroll
         for (int c = 0; c < 4; c++) {
             const uint32_t x[4] = {v.word[0][j][c], v.word[1][j][c], v.word[2][j][c], v.word[3][j][c]};
@@ -191,72 +205,81 @@ __device__ __forceinline__ void add_values(const values<WIDTH> &v, const float w
 
 /* ---- a chunk -------------------------------------------------------------------------------------- */
 
-/* The warp's tiles of keys from .. to - 1: those that its number is of four by absolute position. */
+/* Of a chunk what the query sees, behind a place where each team begins anew. (A chunk of more than 2^32 keys would be of
+ * 2^38 in all.) */
+__device__ span span_of(const query &s, uint64_t chunk) {
+    const uint64_t from = max(s.seen.begin, chunk << s.seen.shift), to = min(s.seen.end, (chunk + 1) << s.seen.shift);
+    const uint64_t origin = from / (TILE * WARPS) * (TILE * WARPS);
+    return {s.k + origin * s.dim, s.v + origin * s.dim, static_cast<uint32_t>(from - origin),
+            static_cast<uint32_t>(to - origin), s.dim, s.aligned};
+}
+
+/* The warp's tiles: those that its team's number is of all by absolute position. */
 template <int WIDTH>
-__device__ __forceinline__ void attend_tiles(const short_args &p, const query &s, const uint32_t q[WIDTH / 32][4],
-                                             uint64_t from, uint64_t to, lane_sums<WIDTH> &mine) {
-    enum { STEP = TILE * WARPS };
-    const unsigned own = threadIdx.x / 32 * TILE;
+__device__ __forceinline__ void attend_tiles(const span &s, const uint32_t q[WIDTH / 32][4], float unit,
+                                             lane_sums<WIDTH> &mine) {
+    enum { STEP = division<WIDTH>::STEP };
+    uint32_t base = division<WIDTH>::team() * TILE;
     mine.top[0] = mine.top[1] = -INFINITY;
     mine.total[0] = mine.total[1] = 0;
 #pragma unroll
-    for (int i = 0; i < WIDTH / 16 * 4; i++)
+    for (int i = 0; i < division<WIDTH>::COLUMNS / 16 * 4; i++)
         mine.sum[i / 4][i % 4] = 0;
-    uint64_t base = from / STEP * STEP + own;
-    if (base + TILE <= from)
+    while (base + TILE <= s.from)
         base += STEP;
-    if (base >= to)
+    if (base >= s.to)
         return;
     keys<WIDTH> k;
     values<WIDTH> v;
     take_keys(k, s, base);
     take_values(v, s, base);
-    for (; base < to; base += STEP) {
+    for (; base < s.to; base += STEP) {
         float score[4], fade[2];
         score_tile<WIDTH>(k, q, score);
-        if (base + STEP < to)
+        if (base + STEP < s.to)
             take_keys(k, s, base + STEP);
-        weigh(mine, s, base, p.unit, score, fade);
+        weigh(mine, s, base, unit, score, fade);
         add_values(v, score, fade, mine);
-        if (base + STEP < to)
+        if (base + STEP < s.to)
             take_values(v, s, base + STEP);
     }
 }
 
 template <int WIDTH> __device__ void share_sums(const lane_sums<WIDTH> &mine, shared_sums<WIDTH> *t) {
-    const unsigned warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+    const unsigned team = division<WIDTH>::team(), first = division<WIDTH>::first_column();
+    const unsigned g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
 #pragma unroll
     for (unsigned h = 0; h < 2; h++) {
         const float total = column_sum(mine.total[h]);
-        if (g == 0)
-            t->part[warp][2 * q + h] = {mine.top[h], total};
+        if (g == 0 && first == 0)
+            t->part[team][2 * q + h] = {mine.top[h], total};
 #pragma unroll
-        for (unsigned i = 0; i < WIDTH / 16; i++)
-            *reinterpret_cast<float2 *>(&t->sum[warp][2 * q + h][i / 4 * 64 + 8 * g + i % 4 * 2]) =
+        for (unsigned i = 0; i < division<WIDTH>::COLUMNS / 16; i++)
+            *reinterpret_cast<float2 *>(&t->sum[team][2 * q + h][first + i / 4 * 64 + 8 * g + i % 4 * 2]) =
                 make_float2(mine.sum[i][h], mine.sum[i][h + 2]);
     }
 }
 
-/* The sums of a head over the chunk: what each warp's are to be multiplied with, for them. */
+/* The sums of a head over the chunk: what each team's are to be multiplied with, for them. */
 struct chunk_sums {
     attention::softmax part;
     float share[WARPS];
 };
 template <int WIDTH> __device__ chunk_sums sum_of(const shared_sums<WIDTH> &t, unsigned head) {
     chunk_sums s = {attention::nothing(), {0}};
-    for (int w = 0; w < WARPS; w++)
-        s.part.top = fmaxf(s.part.top, t.part[w][head].top);
-    for (int w = 0; w < WARPS; w++) {
-        s.share[w] = exp2f(__fadd_rn(t.part[w][head].top, -s.part.top));
-        s.part.total = fmaf(s.share[w], t.part[w][head].total, s.part.total);
+    for (int i = 0; i < t.TEAMS; i++)
+        s.part.top = fmaxf(s.part.top, t.part[i][head].top);
+    for (int i = 0; i < t.TEAMS; i++) {
+        s.share[i] = exp2f(__fadd_rn(t.part[i][head].top, -s.part.top));
+        s.part.total = fmaf(s.share[i], t.part[i][head].total, s.part.total);
     }
     return s;
 }
 template <int WIDTH>
 __device__ float value_of(const shared_sums<WIDTH> &t, const chunk_sums &s, unsigned head, uint32_t col) {
     float sum = 0;
-    for (int w = 0; w < WARPS; w++)
-        sum = fmaf(s.share[w], t.sum[w][head][col], sum);
+    for (int i = 0; i < t.TEAMS; i++)
+        sum = fmaf(s.share[i], t.sum[i][head][col], sum);
     return sum;
 }
 
@@ -282,10 +305,8 @@ __device__ query query_of(const short_args &p, uint32_t run, uint32_t token) {
 template <int WIDTH>
 __device__ __forceinline__ void attend_chunk(const short_args &p, const query &s, const uint32_t q[WIDTH / 32][4],
                                              uint64_t i, shared_sums<WIDTH> *t) {
-    const uint64_t chunk = (s.seen.begin >> s.seen.shift) + i;
     lane_sums<WIDTH> mine;
-    attend_tiles<WIDTH>(p, s, q, max(s.seen.begin, chunk << s.seen.shift),
-                        min(s.seen.end, (chunk + 1) << s.seen.shift), mine);
+    attend_tiles<WIDTH>(span_of(s, (s.seen.begin >> s.seen.shift) + i), q, p.unit, mine);
     share_sums(mine, t);
     __syncthreads();
 }

@@ -16,8 +16,12 @@ typedef struct cuda_mutant { const char *kernel, *name; void (*plant)(void); } c
 #define SL_CUDA_VARIANT(member, kernel, function)                                                             \
     static void set_##function(sl_kernels *table) { table->member = function; }
 #define SL_CUDA_TEST(kernel, function)
+#ifdef SL_CUDA_MUTANTS
 #define SL_CUDA_MUTANT(kernel, function)                                                                      \
     static void plant_##function(void) { cuda.kernel = function; }
+#else
+#define SL_CUDA_MUTANT(kernel, function)
+#endif
 #include "cuda_variants.def"
 #undef SL_CUDA_VARIANT
 #undef SL_CUDA_TEST
@@ -33,14 +37,19 @@ static const cuda_check checks[] = {
 #undef SL_CUDA_TEST
 #undef SL_CUDA_MUTANT
 };
-static const cuda_mutant mutants[] = {
+static const cuda_mutant mutants[] = { /* ends with one that has no name; in builds without them it is the only one */
 #define SL_CUDA_VARIANT(member, kernel, function)
 #define SL_CUDA_TEST(kernel, function)
+#ifdef SL_CUDA_MUTANTS
 #define SL_CUDA_MUTANT(kernel, function) { #kernel, #function, plant_##function },
+#else
+#define SL_CUDA_MUTANT(kernel, function)
+#endif
 #include "cuda_variants.def"
 #undef SL_CUDA_VARIANT
 #undef SL_CUDA_TEST
 #undef SL_CUDA_MUTANT
+    { NULL, NULL, NULL }
 };
 static const char *const kernels[] = {
 #define SL_KERNEL(member, isa, function)
@@ -48,8 +57,7 @@ static const char *const kernels[] = {
 #include "kernels/kernels.def"
 #undef SL_KERNEL
 };
-enum { N_CHECK = sizeof checks / sizeof *checks, N_MUTANT = sizeof mutants / sizeof *mutants,
-       N_KERNEL = sizeof kernels / sizeof *kernels };
+enum { N_CHECK = sizeof checks / sizeof *checks, N_KERNEL = sizeof kernels / sizeof *kernels };
 
 static void (*test_of(const cuda_check *k))(check *c) {
     const family *f = k->test ? NULL : check_family(k->v.member);
@@ -158,11 +166,11 @@ static bool is_caught(const cuda_mutant *m, uint64_t seed) {
 tally check_cuda_mutants(const char *name, uint64_t seed) {
     tally all = { 0, 0 };
     if (!has_device()) return all;
-    for (size_t i = 0; i < N_MUTANT; i++) {
-        if (!strstr(mutants[i].name, name)) continue;
+    for (const cuda_mutant *m = mutants; m->name; m++) {
+        if (!strstr(m->name, name)) continue;
         all.n_run++;
-        if (is_caught(&mutants[i], seed)) continue;
-        fprintf(stderr, "FAILED: no check of CUDA kernel %s caught %s\n", mutants[i].kernel, mutants[i].name);
+        if (is_caught(m, seed)) continue;
+        fprintf(stderr, "FAILED: no check of CUDA kernel %s caught %s\n", m->kernel, m->name);
         all.n_failed++;
     }
     return all;
@@ -170,6 +178,5 @@ tally check_cuda_mutants(const char *name, uint64_t seed) {
 
 void check_cuda_list(void) {
     for (size_t i = 0; i < N_CHECK; i++) printf("%-14s %s (CUDA)\n", checks[i].v.member, checks[i].v.name);
-    for (size_t i = 0; i < N_MUTANT; i++) printf("%-14s %s (CUDA mutant)\n", mutants[i].kernel,
-        mutants[i].name);
+    for (const cuda_mutant *m = mutants; m->name; m++) printf("%-14s %s (CUDA mutant)\n", m->kernel, m->name);
 }
