@@ -425,6 +425,7 @@ static void drifting(const sl_model *model, const sl_model *twin) {
 }
 static void test_f16_does_not_drift(void **state) {
     (void)state;
+    if (getenv("SLUICE_TEST_SHORT")) skip();
     with_model(MADE_BRIDGE_PLAIN, SL_BF16, drifting);
 }
 
