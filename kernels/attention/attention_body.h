@@ -35,9 +35,12 @@ typedef struct rows {
     softmax *state; /* [n_row] */
 } rows;
 
-/* Components i .. i + n - 1. */
-SL_INLINE vf components(const void *kv, size_t i, size_t n, bool half) {
-    return half ? v_load_f16_n((const uint16_t *)kv + i, n) : v_load_n((const float *)kv + i, n);
+/* Components i .. i + n - 1. Of f16 the same of the next block is asked for, or memory would wait for arithmetic and
+ * arithmetic for memory: between keys and values the processor sees no stream for long. */
+SL_INLINE vf components(const block *b, const void *kv, size_t i, size_t n, bool half) {
+    if (!half) return v_load_n((const float *)kv + i, n);
+    v_prefetch((const uint16_t *)kv + i + SL_ATTN_BLOCK * b->stride);
+    return v_load_f16_n((const uint16_t *)kv + i, n);
 }
 
 /* sum += q k over components i .. i + n - 1 of n_row rows and the n_key keys that begin at element at, lane by lane. */
@@ -46,7 +49,7 @@ SL_INLINE void dot_lanes(const block *b, const rows *x, const size_t *at, size_t
     vf q[ROWS];
     for (size_t r = 0; r < n_row; r++) q[r] = v_load_n(x->q[r] + i, n);
     for (size_t j = 0; j < n_key; j++) {
-        const vf k = components(b->k, at[j] + i, n, half);
+        const vf k = components(b, b->k, at[j] + i, n, half);
         for (size_t r = 0; r < n_row; r++) sum[r][j] = v_fma(q[r], k, sum[r][j]);
     }
 }
@@ -96,7 +99,7 @@ SL_INLINE void add_values(const block *b, const rows *x, size_t i, float (*weigh
         vf w[ROWS];
         for (size_t r = 0; r < n_row; r++) w[r] = v_set1(weight[r][key]);
         for (size_t j = 0; j < n_vec; j++) {
-            const vf v = components(b->v, key * b->stride + i + j * SL_LANES, n, half);
+            const vf v = components(b, b->v, key * b->stride + i + j * SL_LANES, n, half);
             for (size_t r = 0; r < n_row; r++) sum[r][j] = v_fma(w[r], v, sum[r][j]);
         }
     }
