@@ -357,9 +357,9 @@ typedef struct sl_kv_store_args {
 int sl_kv_store_cuda(const sl_kv_store_args *args, sl_cuda_stream stream);
 
 /* Causal attention with online softmax; query i of a run stands at pos + i and sees the last window keys (0:
- * all). For max_tok 1 the keys of a (sequence, kv head) are split over n_split blocks whose partial results are
- * combined. The split of a query's keys depends on its position only. Of f16 rows over f16 keys, runs longer than
- * SL_GEMV_ROWS have the same bits for any cut into such runs, shorter ones those of single queries. */
+ * all). The keys of a run of one row are cut into at most 64 chunks, by its position and the window only, which are
+ * dealt out to blocks and folded together in order. Of f16 rows over f16 keys of up to 256 components, runs longer than
+ * SL_GEMV_ROWS have the same bits for any cut into such runs, shorter ones those of single queries; of others all have. */
 typedef struct sl_attention_cuda_args {
     const void *q;
     void *y;

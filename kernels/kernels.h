@@ -122,7 +122,7 @@ typedef struct sl_attention_args {
 } sl_attention_args;
 typedef void (*sl_attention_fn)(const sl_attention_args *args);
 static inline size_t sl_attn_scratch(size_t n_head, size_t head_dim) {
-    return SL_ATTN_QUERIES * n_head * (head_dim + 2 + SL_ATTN_BLOCK) + 2 * SL_ATTN_BLOCK * head_dim + 64;
+    return 2 * SL_ATTN_QUERIES * n_head + 2 * SL_ATTN_BLOCK * head_dim;
 }
 
 /* f32 to f16, to nearest even. */

@@ -1,8 +1,8 @@
 /* Causal attention of runs of several queries on a CUDA device: a block holds ROWS queries of one head against
  * blocks of keys in shared memory, the steps those of attention_cuda.h. Threads form 16 by 8: a thread scores 4
  * queries against 4 keys, then keeps the sums of its 4 queries over every eighth group of 4 components. Keys
- * that no query of the block sees are not read. Runs of a single query go to attention_decode.cu. f16 over f16 is for
- * the matrix units. */
+ * that no query of the block sees are not read. Runs of a single query go to attention_decode.cu, f16 over f16 of up
+ * to 256 components to the matrix units. */
 #include "kernels/attention/attention_cuda.h"
 
 using namespace attention;

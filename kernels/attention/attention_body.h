@@ -12,7 +12,7 @@
 enum { ROWS = 4, DIRECT = 2 * ROWS, SCORE_VECTORS = SL_ATTN_BLOCK / SL_LANES };
 /* Sums that n_row rows have in registers: vectors of components, keys. */
 #define VALUE_VECTORS(n_row) (SL_LANES == 16 ? 4 : 8 / (n_row))
-#define SCORE_KEYS(n_row) ((n_row) < ROWS ? 8 : SL_LANES / 4)
+#define SCORE_KEYS(n_row) (SL_LANES == 8 ? 8 / (n_row) : (n_row) < ROWS ? 8 : 4)
 
 /* Running softmax of one row: its largest score and the sum of its weights; y holds the sum so far. */
 typedef struct softmax {
@@ -39,7 +39,7 @@ typedef struct rows {
  * arithmetic for memory: between keys and values the processor sees no stream for long. */
 SL_INLINE vf components(const block *b, const void *kv, size_t i, size_t n, bool half) {
     if (!half) return v_load_n((const float *)kv + i, n);
-    v_prefetch((const uint16_t *)kv + i + SL_ATTN_BLOCK * b->stride);
+    v_prefetch((const uint16_t *)kv + i, SL_ATTN_BLOCK * b->stride * sizeof(uint16_t));
     return v_load_f16_n((const uint16_t *)kv + i, n);
 }
 

@@ -1,7 +1,7 @@
 /* What the attention kernels for CUDA share: which keys a query sees, in which pieces its sums are made, and
- * the steps of online softmax (Milakov and Gimelshein 2018). Prefill and decode of f32 activations or keys take these
- * steps alike and so give the same bits; on the matrix units attention_mma_short.cu takes the same chunks in steps of
- * its own, attention_mma.cu goes its own way.
+ * the steps of online softmax (Milakov and Gimelshein 2018). Where activations or keys are f32, or more than 256
+ * components, prefill and decode take these steps alike and so give the same bits; on the matrix units
+ * attention_mma_short.cu takes the same chunks in steps of its own, attention_mma.cu goes its own way.
  *
  * The chain behind one query head. Its keys are cut into chunks at multiples of a power of two of absolute
  * positions, which depends on how many keys it sees; a chunk into blocks of KEYS. In a block: scores, each one

@@ -1,4 +1,5 @@
-/* Causal attention of single queries on a CUDA device, where types are not those of attention_mma_short.cu. The chunks of a query's keys (attention_cuda.h) are
+/* Causal attention of single queries on a CUDA device, of what attention_mma_short.cu does not take, and the folding of
+ * chunks for both. The chunks of a query's keys (attention_cuda.h) are
  * dealt out to the blocks of a grid that depends on host numbers only; each chunk's sums go to scratch, and a
  * second launch folds them together in order. One reading of keys and values serves up to HEADS query heads of
  * their group. */

@@ -6,10 +6,11 @@
  * What bounds it is memory: 4 P bytes a key for up to HEADS query heads of a group, and nothing but that should be
  * waited for. So keys and values go from memory to registers and from there to the units, without shared memory or
  * barriers: a warp takes every fourth TILE of a chunk by itself (beyond 128 components every second, and half of the
- * values' columns), asks for the next keys once it has the scores, for the next values once it has added these. Keys, or columns of values, are the 16 rows of an instruction, the heads its 8
- * columns. With (g, q) = (lane / 4, lane % 4) a lane loads 16 bytes at a time of the keys g and g + 8 and of the values
- * 2 q, 2 q + 1, 2 q + 8, 2 q + 9; the order of components inside a sum, and of rows of the result, is free, so each
- * word is an operand as it lies (keys) or with its neighbour's halves (values).
+ * values' columns), asks for the next keys once it has the scores, for the next values once it has added these. Keys, or
+ * columns of values, are the 16 rows of an instruction, the heads its 8 columns. With (g, q) = (lane / 4, lane % 4) a
+ * lane loads 16 bytes at a time of the keys g and g + 8 and of the values 2 q, 2 q + 1, 2 q + 8, 2 q + 9; the order of
+ * components inside a sum, and of rows of the result, is free, so each word is an operand as it lies (keys) or with its
+ * neighbour's halves (values).
  *
  * What is rounded: as in attention_mma.cu. Sums stand for exp2(top) times themselves, here. */
 #include "kernels/approx_cuda.h"
@@ -69,6 +70,9 @@ template <int WIDTH> struct shared_sums {
     float folded[HEADS][WIDTH];
 };
 
+/* Blocks on a processor, by what registers they take. */
+constexpr int blocks_of(int width) { return width > 128 ? 2 : width > 64 ? 3 : 4; }
+
 /* ---- from memory ---------------------------------------------------------------------------------- */
 
 /* Components at .. at + 7 of a row; zeros beyond dim, and of a row that is not there. */
@@ -93,6 +97,12 @@ struct span {
 };
 __device__ __forceinline__ bool is_seen(const span &s, uint32_t key) { return key >= s.from && key < s.to; }
 
+/* Lanes that read element by element went ways of their own; products are a whole warp's. */
+__device__ __forceinline__ void come_together(bool aligned) {
+    if (!aligned)
+        __syncwarp();
+}
+
 template <int WIDTH> __device__ __forceinline__ void take_keys(keys<WIDTH> &k, const span &s, uint32_t base) {
     const unsigned lane = threadIdx.x % 32;
 #pragma unroll
@@ -103,6 +113,7 @@ template <int WIDTH> __device__ __forceinline__ void take_keys(keys<WIDTH> &k, c
             take8(k.word[r][i], s.k + static_cast<uint64_t>(key) * s.dim, 32 * i + lane % 4 * 8, s.dim, is_seen(s, key),
                   s.aligned);
     }
+    come_together(s.aligned);
 }
 
 template <int WIDTH> __device__ __forceinline__ void take_values(values<WIDTH> &v, const span &s, uint32_t base) {
@@ -114,6 +125,7 @@ template <int WIDTH> __device__ __forceinline__ void take_values(values<WIDTH> &
         for (unsigned j = 0; j < division<WIDTH>::COLUMNS / 64; j++)
             take8(v.word[r][j], s.v + static_cast<uint64_t>(key) * s.dim, 64 * j + col, s.dim, is_seen(s, key), s.aligned);
     }
+    come_together(s.aligned);
 }
 
 /* Head g of the block's, laid out as a key. */
@@ -125,6 +137,7 @@ __device__ void take_query(uint32_t word[WIDTH / 32][4], const short_args &p, co
 #pragma unroll
     for (unsigned i = 0; i < WIDTH / 32; i++)
         take8(word[i], q, 32 * i + lane % 4 * 8, s.dim, head < s.n_head, p.aligned);
+    come_together(p.aligned);
 }
 
 /* ---- a tile --------------------------------------------------------------------------------------- */
@@ -324,7 +337,7 @@ template <int WIDTH> __device__ void put_partial(const short_args &p, const quer
 }
 
 /* Runs of one row. WIDTH: head_dim rounded up. */
-template <int WIDTH> __global__ void __launch_bounds__(THREADS, WIDTH > 128 ? 2 : WIDTH > 64 ? 3 : 4) attend_single(short_args p) {
+template <int WIDTH> __global__ void __launch_bounds__(THREADS, blocks_of(WIDTH)) attend_single(short_args p) {
     sl_begin();
     SL_SHARED(shared_sums<WIDTH>, t);
     const uint32_t run = blockIdx.z;
@@ -360,7 +373,7 @@ template <int WIDTH> __device__ void fold_chunk(const query &s, bool first, shar
 }
 
 /* Runs of 2 to SL_ATTENTION_SHORT rows, a block for a row. */
-template <int WIDTH> __global__ void __launch_bounds__(THREADS, WIDTH > 128 ? 2 : WIDTH > 64 ? 3 : 4) attend_short(short_args p) {
+template <int WIDTH> __global__ void __launch_bounds__(THREADS, blocks_of(WIDTH)) attend_short(short_args p) {
     sl_begin();
     SL_SHARED(shared_sums<WIDTH>, t);
     const uint32_t run = blockIdx.z, n_tok = p.a.runs.start[run + 1] - p.a.runs.start[run];

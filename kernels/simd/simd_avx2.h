@@ -49,8 +49,8 @@ SL_INLINE vf v_scale2(vf x, vf n) {
     return v_mul(v_mul(x, v_power2(half)), v_power2(_mm256_sub_epi32(whole, half)));
 }
 
-/* p will be read soon; it may lie anywhere */
-SL_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+/* what lies n bytes behind p will be read soon, or is not there */
+SL_INLINE void v_prefetch(const void *p, size_t n) { _mm_prefetch((const char *)((uintptr_t)p + n), _MM_HINT_T0); }
 SL_INLINE vf v_load(const float *p) { return _mm256_loadu_ps(p); }
 SL_INLINE void v_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
 

@@ -37,8 +37,8 @@ SL_INLINE vf v_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEARES
 /* x 2^n for whole n, rounded once */
 SL_INLINE vf v_scale2(vf x, vf n) { return _mm512_scalef_ps(x, n); }
 
-/* p will be read soon; it may lie anywhere */
-SL_INLINE void v_prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T0); }
+/* what lies n bytes behind p will be read soon, or is not there */
+SL_INLINE void v_prefetch(const void *p, size_t n) { _mm_prefetch((const char *)((uintptr_t)p + n), _MM_HINT_T0); }
 SL_INLINE vf v_load(const float *p) { return _mm512_loadu_ps(p); }
 SL_INLINE void v_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
 

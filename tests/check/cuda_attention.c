@@ -10,8 +10,8 @@
  * 2 u each: e = 2.25 (head_dim + 16) u sum |q k| scale. The factor that makes scores logarithms to base 2 errs
  * by 2 u of the spread, exp2 by 4 u and its argument, up to 15 higher, by u of itself: d = 2 e + u (4 spread +
  * 20). A weight is rounded to f16 by 2^-11 of itself and 2^-40 of the largest; sums over n keys are one chain that
- * fades once for 64 keys: d + (2.25 (n + 64) + 8 (n / 64 + 1)) u. In short runs each warp's chain does, then those of four
- * warps and of at most n / 128 + 2 chunks are folded by 5 u each. */
+ * fades once for 64 keys: d + (2.25 (n + 64) + 8 (n / 64 + 1)) u. In short runs each warp's chain does (beyond 128
+ * components once for 32), then those of four warps and of at most n / 128 + 2 chunks are folded by 5 u each. */
 #include "cuda_sequence.h"
 #include "runner.h"
 
@@ -413,7 +413,8 @@ static double error_of(const batch *b, uint32_t n_tok, size_t n, scores s) {
     const double score = 2.25 * (b->s.dim + 16.0) * CHECK_U * s.reach;
     const double weight = 2 * score + CHECK_U * (4 * s.spread + 20);
     const double folds = is_long(b, n_tok) ? 0 : 5 * ((double)n / 128 + 3);
-    const double sum = 2.25 * ((double)n + 64) + 8 * ((double)n / 64 + 1) + folds;
+    const double fades = (double)n / (is_long(b, n_tok) || b->s.dim <= 128 ? 64 : 32) + 1;
+    const double sum = 2.25 * ((double)n + 64) + 8 * fades + folds;
     return 2 * (weight + sum * CHECK_U) + 0x1p-11;
 }
 
@@ -532,7 +533,7 @@ static void deep_batches(check *c) {
         { 126, 8, 1, 0, 4 },     { 8060, 4, 2, 0, 9 },      { 8063, 8, 1, 0, 1 },  { 8064, 8, 1, 0, 1 },
         { 20000, 16, 4, 0, 1 },  { 20000, 6, 1, 9000, 3 },  { 70001, 4, 1, 0, 1 }, { 9000, 8, 1, 8193, 2 },
         { 1048575, 2, 2, 0, 1 }, { 1048575, 8, 1, 500, 1 }, { 300, 264, 3, 0, 2 }, { 130, 520, 9, 0, 1 },
-        { 40, 1030, 1, 0, 2 },   { 500, 256, 4, 100, 1 },
+        { 40, 1030, 1, 0, 2 },   { 500, 256, 4, 100, 1 },  { 200, 12, 3, 0, 3 },   { 300, 264, 3, 0, 18 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases && !c->failed; i++) {
         batch b = { .s = { .n_kv_head = 1, .dim = cases[i].dim, .n_store = 1, .f16 = i % 2 },
@@ -587,8 +588,8 @@ static void matrix_batches(check *c) {
 /* So many heads and runs that a block takes several chunks of the deep one. */
 static void busy_batch(check *c) {
     batch b = { .s = { .n_kv_head = 1, .dim = 8, .n_store = 1, .f16 = true },
-                .act = SL_ACT_F16, .group = 112, .n_run = MAX_RUN };
-    for (uint32_t r = 0; r < MAX_RUN; r++) b.runs[r] = (run){ r, 1, r ? check_index(c, 50) : 7500 };
+                .act = SL_ACT_F16, .group = 160, .n_run = MAX_RUN };
+    for (uint32_t r = 0; r < MAX_RUN; r++) b.runs[r] = (run){ r, 1, r ? check_index(c, 50) : 6000 };
     batch_case(c, &b);
 }
 

@@ -183,7 +183,7 @@ class Blas(Case):
             path = scratch() / f"{kind}.json"
             run = on_device("bench", "-m", model(), "--against", "none", "-p", "18", "-n", "0", "-r", "1", "--activations", kind,
                             "--json", path, *CUDA)
-            rate = float(re.search(rb"%s ([\d.e+]+)" % kind.encode(), run.stdout.split(b"cuBLAS", 1)[1])[1])
+            rate = float(re.search(rb"%s ([\d.e+-]+)" % kind.encode(), run.stdout.split(b"cuBLAS", 1)[1])[1])
             rows[kind], = json.loads(path.read_text())
             self.assertEqual(rows[kind]["activations"], kind)
             self.assertAlmostEqual(rows[kind]["matmul_probe_tflops"] / rate, 1, 2)
