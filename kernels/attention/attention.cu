@@ -257,15 +257,16 @@ template <int WIDTH> static int launch_rows(const prefill &p, sl_cuda_stream str
 }
 
 static int attend_on_matrix_units(const sl_attention_cuda_args *args, sl_cuda_stream stream) {
-    const int status =
-        args->runs.max_tok > SL_ATTENTION_SHORT ? sl_attention_matrix_cuda(args, stream) : static_cast<int>(cudaSuccess);
+    int status = 0;
+    if (args->runs.max_tok > SL_ATTENTION_SHORT)
+        status = sl_attention_matrix_cuda(args, stream);
     return status ? status : sl_attention_short_cuda(args, stream);
 }
 
 /* The kernel of a run depends on types and its own number of rows only. */
 int sl_attention_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream) {
     const uint32_t dim = args->kv.head_dim;
-    if (args->act == SL_ACT_F16 && args->kv.f16 && dim <= SL_ATTENTION_MATRIX_DIM)
+    if (sl_attention_on_matrix(args))
         return attend_on_matrix_units(args, stream);
     int status = 0;
     if (args->runs.max_tok > 1) {

@@ -23,6 +23,9 @@ enum {
     THREADS = 128,
     PIECE = 128 /* components of head_dim in shared memory at a time */
 };
+/* On the matrix units: to logarithms to base 2; weights stand for 2^LIFT times themselves, so that small ones keep their
+ * bits in f16. */
+constexpr float LOG2_E = 1.44269504f, LIFT = 15;
 
 /* Eight elements of an aligned row, as they lie in memory, and what they are. */
 struct raw16 {
@@ -214,6 +217,9 @@ int sl_attention_fold_cuda(const sl_attention_cuda_args *args, bool base_2, sl_c
  * all others (attention_mma_short.cu). Up to that number the products of a pass have the same bits for any number of
  * rows, and so has attention. */
 enum { SL_ATTENTION_SHORT = SL_GEMV_ROWS, SL_ATTENTION_MATRIX_DIM = 256 };
+static inline bool sl_attention_on_matrix(const sl_attention_cuda_args *a) {
+    return a->act == SL_ACT_F16 && a->kv.f16 && a->kv.head_dim <= SL_ATTENTION_MATRIX_DIM;
+}
 int sl_attention_matrix_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream);
 int sl_attention_short_cuda(const sl_attention_cuda_args *args, sl_cuda_stream stream);
 

@@ -18,13 +18,14 @@
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/mma_cuda.h"
 
+using attention::LIFT;
+using attention::LOG2_E;
 using attention::THREADS;
 
 namespace {
 
 enum { ROWS = 64, KEYS = 64, WARP_ROWS = 16, N_TILE = KEYS / 8 /* columns of fragments in a row of scores */ };
-constexpr float LOG2_E = 1.44269504f, NEVER = -3.402823466e+38f;
-constexpr float LIFT = 15; /* weights stand for 2^LIFT times themselves */
+constexpr float NEVER = -3.402823466e+38f;
 
 struct matrix_args {
     sl_attention_cuda_args a;

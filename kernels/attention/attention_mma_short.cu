@@ -17,13 +17,13 @@
 #include "kernels/attention/attention_cuda.h"
 #include "kernels/mma_cuda.h"
 
+using attention::LIFT;
+using attention::LOG2_E;
 using attention::THREADS;
 
 namespace {
 
 enum { TILE = 16, HEADS = 8, WARPS = THREADS / 32 };
-constexpr float LOG2_E = 1.44269504f;
-constexpr float LIFT = 15; /* weights stand for 2^LIFT times themselves */
 
 struct short_args {
     sl_attention_cuda_args a;

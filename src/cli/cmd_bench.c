@@ -179,8 +179,8 @@ static sl_status run_cuda_probes(const bench *b, probes *p, sl_error *err) {
     SL_TRY(sl_cuda_probe_run((int)strtol(b->device_id + strlen("cuda:"), NULL, 10), &c, err));
     p->n_thread = 1;
     p->read = (sl_probe){ c.copy_gbps, c.copy_gbps };
+    const sl_bench_config config = base_config(b);
     for (size_t i = 0; i < b->n_model; i++) {
-        const sl_bench_config config = base_config(b);
         const bool is_f32 = !strcmp(sl_bench_activations(&b->models[i], &config), "f32");
         double rate = is_f32 ? c.tflops_f32 : c.tflops_f16;
         p->matmul[type_of(&b->models[i])] = (sl_probe){ rate > 0 ? rate : (double)NAN, rate };

@@ -409,9 +409,9 @@ namespace short_not_rescaled {
     extern "C" int mutant_cuda_attention_##length##_##name(const sl_attention_cuda_args *args,                 \
                                                            sl_cuda_stream stream) {                            \
         const int status = sl_attention_cuda(args, stream);                                                    \
-        const bool on_matrix = args->act == SL_ACT_F16 && args->kv.f16 &&                                     \
-                               args->kv.head_dim <= SL_ATTENTION_MATRIX_DIM;                                   \
-        return status || !on_matrix ? status : length##_##name::sl_attention_##length##_cuda(args, stream);    \
+        if (status || !sl_attention_on_matrix(args))                                                           \
+            return status;                                                                                     \
+        return length##_##name::sl_attention_##length##_cuda(args, stream);                                    \
     }
 MATRIX_MUTANT(matrix, no_barrier)
 MATRIX_MUTANT(matrix, window)
