@@ -25,6 +25,8 @@ set(cuda_sources
   rope/rope.cu attention/attention.cu attention/attention_decode.cu attention/attention_mma.cu
   attention/attention_mma_short.cu attention/kv_store.cu sample/sample.cu)
 list(TRANSFORM cuda_sources PREPEND ${CMAKE_SOURCE_DIR}/kernels/)
+# For compute capability 9.0 and nothing else, beside those for all.
+set(cuda_sources_90a ${CMAKE_SOURCE_DIR}/kernels/gemm/gemm_wgmma.cu)
 
 if(SLUICE_TEST_DEVICE)
   enable_language(CXX)
@@ -102,5 +104,11 @@ if(SLUICE_TEST_DEVICE OR CMAKE_CUDA_COMPILER)
   endif()
   sl_cuda_target(sl_cuda_kernels ${cuda_sources})
   set(SL_CUDA_OBJECTS $<TARGET_OBJECTS:sl_cuda_kernels>)
+  if(SLUICE_TEST_DEVICE OR CMAKE_CUDA_ARCHITECTURES MATCHES "(^|;)90a?($|-|;)")
+    sl_cuda_target(sl_cuda_kernels_90a ${cuda_sources_90a})
+    set_target_properties(sl_cuda_kernels_90a PROPERTIES CUDA_ARCHITECTURES 90a-real)
+    target_compile_definitions(sl_cuda_kernels PRIVATE SL_WGMMA=1)
+    list(APPEND SL_CUDA_OBJECTS $<TARGET_OBJECTS:sl_cuda_kernels_90a>)
+  endif()
   target_link_libraries(sl_core PRIVATE sl_cuda_runtime)
 endif()

@@ -19,10 +19,12 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-/* The block's dynamic shared memory, 16-byte aligned; every use names its start. */
-#define SL_SHARED(T, name)                                           \
-    extern __shared__ __align__(16) unsigned char sl_shared_bytes[]; \
+/* The block's dynamic shared memory, from a multiple of align bytes on (the same in all of a file, and a divisor of its
+ * size); every use names its start. */
+#define SL_SHARED_AT(T, name, align)                                    \
+    extern __shared__ __align__(align) unsigned char sl_shared_bytes[]; \
     T *name = reinterpret_cast<T *>(sl_shared_bytes)
+#define SL_SHARED(T, name) SL_SHARED_AT(T, name, 16)
 
 /* Does the kernel, as it runs on the current device, wait for the one before it (sl_begin)? Only what was compiled for
  * sm_90 or later does, not PTX for less that the driver compiles for such a device. Drivers before that for CUDA 12.3

@@ -22,20 +22,32 @@
 #include "kernels/gemm/product_cuda.h"
 #include "kernels/gemm/weights_cuda.h"
 #include "kernels/mma_cuda.h"
+#include "kernels/wgmma_cuda.h"
 
 namespace {
 
-enum { WARP = 32 };
+enum { WARP = 32, GROUP_ROWS = 64 /* of a warpgroup's tile */ };
 enum { DEPTH = 64, ROW_CHUNKS = DEPTH / 8 }; /* a chunk: eight f16, 16 bytes */
 /* For half the SMs of the GPUs this is meant for, for nearly all of them if half the rows are missing, two for each. */
 enum { FEW_BLOCKS = 64, HUGE_BLOCKS = 256, MANY_BLOCKS = 264 };
 
-/* A block's tile; two rows of warps side by side. stages: steps in shared memory. */
-template <int tokens, int cols, int warps, int stages = 3> struct shape {
-    enum { TOKENS = tokens, COLS = cols, THREADS = warps * WARP, STAGES = stages };
-    enum { WARP_TOKENS = tokens / 2, WARP_COLS = cols / (warps / 2) };
+/* A block's tile: token_warps warps share its rows, the rest its columns. stages: steps in shared memory; ahead: how many
+ * of them are brought before they are multiplied. */
+template <int tokens, int cols, int warps, int token_warps, int stages, int ahead> struct tile_shape {
+    enum { TOKENS = tokens, COLS = cols, THREADS = warps * WARP, STAGES = stages, AHEAD = ahead };
+    enum { TOKEN_WARPS = token_warps, WARP_TOKENS = tokens / token_warps, WARP_COLS = cols * token_warps / warps };
     enum { N_X = WARP_TOKENS / 16, N_W = WARP_COLS / 8 }; /* a warp's fragments */
     enum { APART = THREADS / ROW_CHUNKS };                /* rows between the chunks that a thread brings */
+};
+/* Multiplied by warps, in two rows side by side. */
+template <int tokens, int cols, int warps, int stages = 3>
+struct shape : tile_shape<tokens, cols, warps, 2, stages, stages - 1> {
+    enum { BY_GROUP = false };
+};
+/* By warpgroups, of which each takes 64 rows and all columns. One step more is still being multiplied. */
+template <int tokens, int cols, int stages>
+struct group_shape : tile_shape<tokens, cols, tokens / 16, tokens / 16, stages, stages - 2> {
+    enum { BY_GROUP = true };
 };
 
 template <class S> struct stage {
@@ -138,7 +150,7 @@ template <sl_type type, class S> struct w_source {
 
 /* One step of a warp: half the rows of x by its part of the weight rows. */
 template <class S>
-__device__ __forceinline__ void multiply(const stage<S> &s, uint32_t warp, uint32_t lane,
+__device__ __forceinline__ void multiply_by_warp(const stage<S> &s, uint32_t warp, uint32_t lane,
                                          float sum[S::N_X][S::N_W][4]) {
     /* Chunk 2 d + c of a row lies at chunk c's place ^ 2 d, and the same chunk of a row 8 on is a constant away. */
     const uint32_t x_at = place(warp % 2 * S::WARP_TOKENS + lane % 16, lane / 16);
@@ -160,6 +172,23 @@ __device__ __forceinline__ void multiply(const stage<S> &s, uint32_t warp, uint3
     }
 }
 
+/* One step of a warpgroup, which goes on meanwhile. */
+template <class S>
+__device__ __forceinline__ void multiply_by_group(const stage<S> &s, uint32_t warp, float sum[S::N_X][S::N_W][4]) {
+    const uint64_t x = sl_wgmma_tile(s.x + warp / 4 * GROUP_ROWS * ROW_CHUNKS), w = sl_wgmma_tile(s.w);
+    sl_wgmma_begin();
+#pragma unroll
+    for (uint32_t d = 0; d < DEPTH / 16; d++) sl_wgmma_f16(*reinterpret_cast<float (*)[S::N_W][4]>(sum), x + 2 * d, w + 2 * d);
+    sl_wgmma_commit();
+}
+
+template <class S>
+__device__ __forceinline__ void multiply(const stage<S> &s, uint32_t warp, uint32_t lane,
+                                         float sum[S::N_X][S::N_W][4]) {
+    if constexpr (S::BY_GROUP) multiply_by_group<S>(s, warp, sum);
+    else multiply_by_warp<S>(s, warp, lane, sum);
+}
+
 /* A warp's sums to the block's in shared memory, where the tiles were. Rows lie 8 floats more apart than they are long:
  * the rows that a half warp writes are in different banks. */
 template <class S> struct sums {
@@ -171,7 +200,8 @@ template <class S>
 __device__ __forceinline__ void keep_sums(sums<S> *all, uint32_t warp, uint32_t lane,
                                           const float sum[S::N_X][S::N_W][4]) {
     enum { PITCH = sums<S>::PITCH };
-    float *to = all->rows + (warp % 2 * S::WARP_TOKENS + lane / 4) * PITCH + warp / 2 * S::WARP_COLS + lane % 4 * 2;
+    float *to = all->rows + (warp % S::TOKEN_WARPS * S::WARP_TOKENS + lane / 4) * PITCH +
+                warp / S::TOKEN_WARPS * S::WARP_COLS + lane % 4 * 2;
 #pragma unroll
     for (uint32_t i = 0; i < 2 * S::N_X; i++) {
 #pragma unroll
@@ -224,11 +254,16 @@ __device__ __forceinline__ void put_sums(const sl_product_args &p, uint32_t n_ro
 
 /* ---- the product -------------------------------------------------------------------------------- */
 
+/* Blocks for which registers (of a warpgroup's: shared memory) leave room on a processor. */
+template <sl_type type, class S> constexpr int blocks_of() {
+    if (S::BY_GROUP) return S::STAGES * sizeof(stage<S>) > 112 * 1024 ? 1 : 2;
+    return S::TOKENS == 64 && type == SL_F16 ? 3 : S::THREADS > 128 ? 1 : 2;
+}
+
 template <sl_type type, class S>
-__global__ void __launch_bounds__(S::THREADS, S::TOKENS == 64 && type == SL_F16 ? 3 : S::THREADS > 128 ? 1 : 2)
-    gemm_mma_kernel(sl_blocks_args a) {
+__global__ void __launch_bounds__(S::THREADS, (blocks_of<type, S>())) gemm_mma_kernel(sl_blocks_args a) {
     sl_begin();
-    SL_SHARED(stage<S>, stages);
+    SL_SHARED_AT(stage<S>, stages, 1024);
     const sl_product_args &p = a.p;
     const uint32_t n = sl_row_count(p.rows), n_tile = (p.n_row + S::COLS - 1) / S::COLS;
     const uint32_t block = blockIdx.y / n_tile, r0 = blockIdx.y % n_tile * S::COLS, t0 = blockIdx.x * S::TOKENS;
@@ -246,9 +281,10 @@ __global__ void __launch_bounds__(S::THREADS, S::TOKENS == 64 && type == SL_F16 
     w.k = p.k;
 
     const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const bool has_sums = t0 + warp % 2 * S::WARP_TOKENS < n && r0 + warp / 2 * S::WARP_COLS < p.n_row;
+    const bool has_sums = S::BY_GROUP || (t0 + warp % S::TOKEN_WARPS * S::WARP_TOKENS < n &&
+                                          r0 + warp / S::TOKEN_WARPS * S::WARP_COLS < p.n_row);
     const uint32_t n_step = (p.k + DEPTH - 1) / DEPTH;
-    for (uint32_t step = 0; step < S::STAGES - 1; step++) {
+    for (uint32_t step = 0; step < S::AHEAD; step++) {
         if (step < n_step) {
             x.bring(stages[step].x + at, step * DEPTH + chunk * 8);
             w.begin(stages[step].w + at, step * DEPTH + chunk * 8);
@@ -257,10 +293,13 @@ __global__ void __launch_bounds__(S::THREADS, S::TOKENS == 64 && type == SL_F16 
         sl_copy_async_commit();
     }
     float sum[S::N_X][S::N_W][4] = {};
-    for (uint32_t step = 0; step < n_step; step++) {
-        sl_copy_async_wait<S::STAGES - 2>();
-        __syncthreads(); /* this step's tiles are there, and the last one's are free */
-        const uint32_t ahead = step + S::STAGES - 1;
+    uint32_t step = 0;
+#pragma unroll 1
+    do { /* at least once: ptxas would not let products overlap whose sums might also come from elsewhere */
+        sl_copy_async_wait<S::AHEAD - 1>();
+        if constexpr (S::BY_GROUP) sl_wgmma_publish();
+        __syncthreads(); /* this step's tiles are there, and those are free that come next */
+        const uint32_t ahead = step + S::AHEAD;
         stage<S> &next = stages[ahead % S::STAGES];
         if (ahead < n_step) {
             x.bring(next.x + at, ahead * DEPTH + chunk * 8);
@@ -269,6 +308,11 @@ __global__ void __launch_bounds__(S::THREADS, S::TOKENS == 64 && type == SL_F16 
         sl_copy_async_commit();
         if (has_sums) multiply<S>(stages[step % S::STAGES], warp, lane, sum);
         if (ahead < n_step) w.end(next.w + at, ahead * DEPTH + chunk * 8);
+        if constexpr (S::BY_GROUP) sl_wgmma_wait<1>(); /* the last step's tiles have been read */
+    } while (++step < n_step);
+    if constexpr (S::BY_GROUP) {
+        sl_wgmma_wait<0>();
+        sl_wgmma_end(sum[0]);
     }
     __syncthreads(); /* nobody reads the tiles any more */
     sums<S> *all = reinterpret_cast<sums<S> *>(stages);
@@ -288,18 +332,34 @@ template <sl_type type, class S> int launch_tiles(const sl_blocks_args &a, sl_cu
     return sl_launch(gemm_mma_kernel<type, S>, grid, dim3(S::THREADS), S::STAGES * sizeof(stage<S>), stream, a);
 }
 
-template <sl_type type> int launch(const sl_blocks_args &a, sl_cuda_stream stream) {
+/* Tiles from the largest on, for the units as warps use them and as warpgroups do. */
+template <sl_type type> struct warp_tiles {
+    typedef shape<128, 256, 8> huge;
     typedef shape<128, 128, type == SL_F16 ? 4 : 8> large;
     typedef shape<64, 128, 4> wide;
-    if constexpr (type == SL_F16) {
-        typedef shape<128, 256, 8> huge;
-        if (a.p.n_row > 128 && count_tiles<huge>(a) >= HUGE_BLOCKS) return launch_tiles<type, huge>(a, stream);
+    typedef shape<64, 32, 4, type == SL_F16 ? 8 : 3> small;
+    /* Of f32 a thread's part of a wide tile does not fit its registers, of the others only f16's of a huge one. */
+    enum { HAS_HUGE = type == SL_F16, HAS_WIDE = type != SL_F32 };
+};
+template <sl_type type> struct group_tiles {
+    typedef group_shape<128, 256, 4> huge;
+    typedef group_shape<128, 128, 6> large;
+    typedef group_shape<64, 128, 4> wide;
+    typedef group_shape<64, 32, 8> small;
+    enum { HAS_HUGE = type != SL_F32, HAS_WIDE = true };
+};
+
+template <sl_type type, class T = warp_tiles<type>> int launch(const sl_blocks_args &a, sl_cuda_stream stream) {
+    if constexpr (T::HAS_HUGE)
+        if (a.p.n_row > 128 && count_tiles<typename T::huge>(a) >= HUGE_BLOCKS)
+            return launch_tiles<type, typename T::huge>(a, stream);
+    if constexpr (T::HAS_WIDE) {
+        if (a.p.n_row > 64 && count_tiles<typename T::large>(a) >= MANY_BLOCKS)
+            return launch_tiles<type, typename T::large>(a, stream);
+        if (a.p.n_row > 64 && count_tiles<typename T::wide>(a) >= FEW_BLOCKS)
+            return launch_tiles<type, typename T::wide>(a, stream);
     }
-    if constexpr (type != SL_F32) { /* of which a thread's part of a wide tile does not fit its registers */
-        if (a.p.n_row > 64 && count_tiles<large>(a) >= MANY_BLOCKS) return launch_tiles<type, large>(a, stream);
-        if (a.p.n_row > 64 && count_tiles<wide>(a) >= FEW_BLOCKS) return launch_tiles<type, wide>(a, stream);
-    }
-    return launch_tiles<type, shape<64, 32, 4, type == SL_F16 ? 8 : 3>>(a, stream);
+    return launch_tiles<type, typename T::small>(a, stream);
 }
 
 } // namespace

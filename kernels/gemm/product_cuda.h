@@ -37,6 +37,7 @@ int sl_gemv_blocks_cuda(const sl_pair_args &args, sl_cuda_stream stream); /* row
 int sl_gemv_mma_blocks_cuda(const sl_pair_args &args, sl_cuda_stream stream); /* the same, act f16 */
 int sl_gemm_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream);
 int sl_gemm_mma_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* act f16 */
+int sl_gemm_wgmma_blocks_cuda(const sl_blocks_args &args, sl_cuda_stream stream); /* the same, compute capability 9.0 */
 
 /* Row t, weight row r of a product whose arguments p are; at: column of y. */
 __device__ __forceinline__ void sl_put_sum(const sl_product_args &p, uint32_t t, uint32_t r, size_t at,

@@ -51,6 +51,8 @@ struct order {
 struct {
     lane lanes[SL_MAX_THREADS];
     sl_device_copies copies[SL_MAX_THREADS];
+    sl_device_products products[SL_MAX_THREADS];
+    uint64_t number;
     warp warps[SL_MAX_THREADS / 32];
     unsigned ready[SL_MAX_THREADS]; /* ring */
     unsigned n_thread, n_started, n_returned, at_barrier, ready_head, n_ready, current, returned_first;
@@ -188,6 +190,8 @@ void check_return(unsigned thread) {
         fail("thread %u returned while %u threads wait at __syncthreads", thread, block.at_barrier);
     if (block.copies[thread].n > 0)
         fail("thread %u returned with %u copies under way", thread, block.copies[thread].n);
+    if (block.products[thread].n > 0)
+        fail("thread %u returned with %u products under way", thread, block.products[thread].n);
     const warp *w = &block.warps[thread / 32];
     for (unsigned waiting = w->arrived; waiting; waiting &= waiting - 1) {
         unsigned other = thread / 32 * 32 + static_cast<unsigned>(__builtin_ctz(waiting));
@@ -357,6 +361,10 @@ void sl_device_meet(sl_device_meeting meeting, void *data) {
 
 sl_device_copies *sl_device_copies_here(void) { return &block.copies[block.current]; }
 
+sl_device_products *sl_device_products_here(void) { return &block.products[block.current]; }
+
+uint64_t sl_device_block_number(void) { return block.number; }
+
 void *sl_device_shared(void) { return block.shared; }
 
 size_t sl_device_shared_bytes(void) { return block.grid->shared_bytes; }
@@ -371,7 +379,8 @@ static void begin_block(void) {
     for (unsigned i = 0; i < n; i += 32)
         block.warps[i / 32] = {n - i >= 32 ? 0xffffffffu : (1u << (n - i)) - 1, 0, 0};
     for (unsigned i = 0; i < n; i++)
-        block.copies[i].n = block.copies[i].n_group = 0;
+        block.copies[i].n = block.copies[i].n_group = block.products[i].n = block.products[i].n_group = 0;
+    block.number++;
     if (block.grid->shared_bytes > 0)
         memset(block.shared, 0xff, block.grid->shared_bytes);
 }

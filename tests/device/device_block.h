@@ -16,7 +16,7 @@ struct sl_grid {
 void sl_kernel_name(const char *label, char *out, size_t size);
 
 /* SL_DEFAULT_SHARED: of a kernel that has not been allowed more. */
-enum { SL_MAX_THREADS = 1024, SL_MAX_SHARED = 163 * 1024, SL_DEFAULT_SHARED = 48 * 1024 };
+enum { SL_MAX_THREADS = 1024, SL_MAX_SHARED = 227 * 1024, SL_DEFAULT_SHARED = 48 * 1024 };
 
 /* seed 0: blocks and threads in increasing order. False: a fault, explained by sl_fault_text. */
 bool sl_grid_run(const sl_grid *grid, const void *args, unsigned long seed);
@@ -37,6 +37,23 @@ struct sl_device_copies {
     bool at_once; /* then the list only says what is not to be read yet */
 };
 sl_device_copies *sl_device_copies_here(void);
+
+/* Its products of a warpgroup that are under way (device_wgmma.cpp). */
+enum { SL_MAX_PRODUCTS = 16 };
+struct sl_device_multiplying {
+    float *d;                 /* the thread's sums side by side, */
+    uint32_t *const *registers; /* or each in a variable of its own: then it happens at once */
+    unsigned n_col, group;
+    uint64_t x, w; /* descriptors */
+    const void *code;
+};
+struct sl_device_products {
+    sl_device_multiplying list[SL_MAX_PRODUCTS];
+    unsigned n, n_group;
+};
+sl_device_products *sl_device_products_here(void);
+/* Another one for each block that is run. */
+uint64_t sl_device_block_number(void);
 
 /* Suspends until all 32 lanes of the warp call it with the same function, which the last of them calls with
  * everyone's data in the order of the lanes. */

@@ -101,6 +101,12 @@ void sl_device_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]);
 void sl_device_mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2]);
 void sl_device_mma_load(uint32_t r[4], const void *row);
 void sl_device_mma_load_transposed(uint32_t r[4], const void *row);
+/* And kernels/wgmma_cuda.h; the sums of the second are PTX registers. */
+void sl_device_wgmma(float *d, unsigned n_col, uint64_t x, uint64_t w);
+void sl_device_wgmma_registers(uint32_t *const *d, unsigned n_col, uint64_t x, uint64_t w);
+void sl_device_wgmma_commit(void);
+void sl_device_wgmma_wait(unsigned n);
+void sl_device_wgmma_publish(void);
 void sl_device_copy(void *shared, const void *global, bool valid);
 void sl_device_copy_commit(void);
 void sl_device_copy_wait(unsigned n);
@@ -115,6 +121,7 @@ cudaError_t sl_device_launch(void (*kernel)(void), void (*invoke)(void (*)(void)
 }
 
 #define SL_SHARED(T, name) T *name = static_cast<T *>(sl_device_shared())
+#define SL_SHARED_AT(T, name, align) SL_SHARED(T, name) /* so it lies, as its size is a multiple of that */
 
 template <class A> void sl_device_invoke(void (*kernel)(void), const void *args) {
     reinterpret_cast<void (*)(A)>(kernel)(*static_cast<const A *>(args));

@@ -34,6 +34,7 @@ struct moment {
 
 struct written {
     moment at;
+    uint32_t n_published; /* how often its thread had published until then */
     uint16_t thread;
     uint8_t bytes; /* which of the granule's, as a mask */
 };
@@ -59,7 +60,8 @@ enum { N_SITE = 1 << 14 };
 
 struct {
     std::unordered_map<uintptr_t, page> pages;
-    bool active, atomic;
+    bool active, atomic, async; /* async: the access is one of a warpgroup's products */
+    uint32_t n_published[SL_MAX_THREADS];
     uint32_t launch, block, epoch;
     uint32_t epoch_of[SL_MAX_THREADS]; /* to which met[] belongs */
     uint32_t met[SL_MAX_THREADS][32];
@@ -160,6 +162,8 @@ void check_against_write(const touch *a, const written *w) {
         report(a->thread, a->p, a->writes, "wrote", &w->at, w->thread, a->code);
     if (w->at.epoch == races.epoch && !ordered(a->thread, w->thread, &w->at))
         report(a->thread, a->p, a->writes, "wrote", &w->at, w->thread, a->code);
+    if (races.async && races.n_published[w->thread] == w->n_published)
+        report(a->thread, a->p, false, "wrote and did not publish", &w->at, w->thread, a->code);
     if (w->thread != a->thread)
         note_need(&w->at);
 }
@@ -220,6 +224,7 @@ void visit(const touch *a, slot *s) {
     written *w = races.atomic ? &s->atomic : &s->plain;
     w->at = now(a);
     w->thread = static_cast<uint16_t>(a->thread);
+    w->n_published = races.n_published[a->thread];
     w->bytes = a->bytes;
     if (!races.atomic)
         s->read.launch = s->atomic.at.launch = 0;
@@ -268,6 +273,14 @@ void sl_races_access_of(unsigned thread, const void *p, size_t n_bytes, bool wri
 void sl_races_access(const void *p, size_t n_bytes, bool writes, const void *code) {
     sl_races_access_of(sl_device_thread(), p, n_bytes, writes, code);
 }
+
+void sl_races_access_async(unsigned thread, const void *p, size_t n_bytes, const void *code) {
+    races.async = true;
+    sl_races_access_of(thread, p, n_bytes, false, code);
+    races.async = false;
+}
+
+void sl_races_publish(void) { races.n_published[sl_device_thread()]++; }
 
 /* ---- memory, launches, waits --------------------------------------------------------------------- */
 

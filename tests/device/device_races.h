@@ -22,6 +22,9 @@ void sl_races_end_launch(void);
 void sl_races_access(const void *p, size_t n_bytes, bool writes, const void *code);
 /* The same by another thread of the block (the lane whose address a matrix load takes). */
 void sl_races_access_of(unsigned thread, const void *p, size_t n_bytes, bool writes, const void *code);
+/* Products of a warpgroup read (device_wgmma.cpp): what was written must have been published since by who wrote it. */
+void sl_races_access_async(unsigned thread, const void *p, size_t n_bytes, const void *code);
+void sl_races_publish(void);
 /* A barrier at `code` of all threads of the block; of the lanes of a mask of the warp that begins with thread `first`. */
 void sl_races_barrier(const void *code);
 void sl_races_warp(unsigned first, unsigned mask);
@@ -33,6 +36,8 @@ static inline void sl_races_begin_block(uint64_t) {}
 static inline void sl_races_end_launch(void) {}
 static inline void sl_races_access(const void *, size_t, bool, const void *) {}
 static inline void sl_races_access_of(unsigned, const void *, size_t, bool, const void *) {}
+static inline void sl_races_access_async(unsigned, const void *, size_t, const void *) {}
+static inline void sl_races_publish(void) {}
 static inline void sl_races_barrier(const void *) {}
 static inline void sl_races_warp(unsigned, unsigned) {}
 #endif

@@ -4,7 +4,7 @@
  * SLUICE_DEVICE_FAIL=n fails the n-th call that can fail, SLUICE_DEVICE_COUNT_CALLS=file writes at exit how
  * many there were, SLUICE_DEVICE_LEAKS=1 makes the exit status 99 if something was not released,
  * SLUICE_DEVICE_ABSENT=1 takes the device away, SLUICE_DEVICE_PROTECT=1 keeps the host from touching device
- * memory. */
+ * memory, SLUICE_DEVICE_CAPABILITY=90 makes it one of compute capability 9.0 (80, where kernels run from PTX its own). */
 #include "device_runtime.h"
 
 #include <stdarg.h>
@@ -46,6 +46,15 @@ static void at_exit(void) {
     _exit(99);
 }
 
+/* Shared memory that a block can have. */
+static size_t most_shared(void) {
+    return sl_rt.capability >= 90 ? static_cast<size_t>(SL_MAX_SHARED) : static_cast<size_t>(163 * 1024);
+}
+
+#ifndef SL_DEVICE_CAPABILITY
+#define SL_DEVICE_CAPABILITY 80
+#endif
+
 static void start(void) {
     if (sl_rt.started)
         return;
@@ -54,6 +63,8 @@ static void start(void) {
     sl_rt.seed = number_from("SLUICE_DEVICE_SEED", 0);
     sl_rt.protect = number_from("SLUICE_DEVICE_PROTECT", 0) != 0;
     sl_rt.memory_limit = number_from("SLUICE_DEVICE_MEMORY", sl_rt.memory_limit);
+    sl_rt.capability = number_from("SLUICE_DEVICE_CAPABILITY", SL_DEVICE_CAPABILITY);
+    sl_rt.shared_limit = most_shared();
     atexit(at_exit);
 }
 
@@ -203,8 +214,9 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device) {
         prop->totalGlobalMem = sl_rt.memory_limit;
         prop->sharedMemPerBlock = SL_DEFAULT_SHARED;
         prop->sharedMemPerBlockOptin = sl_rt.shared_limit;
-        prop->sharedMemPerMultiprocessor = SL_MAX_SHARED + 1024;
-        prop->major = 8;
+        prop->sharedMemPerMultiprocessor = most_shared() + 1024;
+        prop->major = static_cast<int>(sl_rt.capability / 10);
+        prop->minor = static_cast<int>(sl_rt.capability % 10);
         prop->multiProcessorCount = N_PROCESSOR;
         prop->warpSize = warpSize;
         prop->maxThreadsPerBlock = SL_MAX_THREADS;
@@ -227,13 +239,13 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device) 
         case cudaDevAttrMemoryClockRate: *value = CLOCK_KHZ; return cudaSuccess;
         case cudaDevAttrMultiProcessorCount: *value = N_PROCESSOR; return cudaSuccess;
         case cudaDevAttrIntegrated:
-        case cudaDevAttrComputeMode:
-        case cudaDevAttrComputeCapabilityMinor: *value = 0; return cudaSuccess;
+        case cudaDevAttrComputeMode: *value = 0; return cudaSuccess;
+        case cudaDevAttrComputeCapabilityMinor: *value = static_cast<int>(sl_rt.capability % 10); return cudaSuccess;
         case cudaDevAttrGlobalMemoryBusWidth: *value = BUS_BITS; return cudaSuccess;
         case cudaDevAttrL2CacheSize: *value = L2_BYTES; return cudaSuccess;
         case cudaDevAttrUnifiedAddressing: *value = 1; return cudaSuccess;
-        case cudaDevAttrComputeCapabilityMajor: *value = 8; return cudaSuccess;
-        case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = SL_MAX_SHARED + 1024; return cudaSuccess;
+        case cudaDevAttrComputeCapabilityMajor: *value = static_cast<int>(sl_rt.capability / 10); return cudaSuccess;
+        case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = static_cast<int>(most_shared()) + 1024; return cudaSuccess;
         case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = static_cast<int>(sl_rt.shared_limit); return cudaSuccess;
         }
         return sl_refuse(cudaErrorInvalidValue, "the test device does not know attribute %d",
@@ -337,6 +349,7 @@ void sl_device_refuse_capture(int error) {
 
 void sl_device_shared_limit(size_t bytes) {
     std::lock_guard<std::mutex> lock(sl_rt.mutex);
-    sl_rt.shared_limit = bytes < SL_MAX_SHARED ? bytes : static_cast<size_t>(SL_MAX_SHARED);
+    start();
+    sl_rt.shared_limit = bytes < most_shared() ? bytes : most_shared();
     sl_rt.shared_allowed.clear();
 }

@@ -72,6 +72,7 @@ struct sl_runtime {
     cudaError_t sticky = cudaSuccess, capture_error = cudaSuccess;
     unsigned long n_call = 0, fail_at = 0, seed = 0;
     size_t memory_limit = (size_t)2 << 30, memory_used = 0, shared_limit = SL_MAX_SHARED;
+    unsigned long capability = 80; /* compute capability, as 10 major + minor: 80, 90 or 100 */
     std::map<const void *, size_t> shared_allowed; /* by kernel: dynamic shared memory, if not the default */
     CUstream_st null_stream;
     std::set<CUstream_st *> streams;
