@@ -89,7 +89,7 @@ template <int n> __device__ __forceinline__ void sl_wgmma_end(float (&d)[n][4]) 
                "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
                "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 /* Of n columns; the tiles are the operands behind the sums; signs as they are, neither tile transposed. */
-#define SL_WGMMA(n, sums, tiles, ...)                                                                  \
+#define SL_PRODUCT(n, sums, tiles, ...)                                                                  \
     asm volatile("{.reg .pred adds; setp.eq.u32 adds, 0, 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.f16.f16 " \
                  "{" sums "}, " tiles ", adds, 1, 1, 0, 0;}"                                           \
                  : __VA_ARGS__                                                                         \
@@ -102,9 +102,9 @@ template <int n> __device__ __forceinline__ void sl_wgmma_end(float (&d)[n][4]) 
 template <int n> __device__ __forceinline__ void sl_wgmma_f16(float (&d)[n][4], uint64_t x, uint64_t w) {
     static_assert(n == 4 || n == 16 || n == 32, "tiles of 32, 128 or 256 rows");
 #ifdef __CUDACC__
-    if constexpr (n == 4) SL_WGMMA(32, SL_SUMS_16, "%16, %17", SL_D4(0));
-    if constexpr (n == 16) SL_WGMMA(128, SL_SUMS_64, "%64, %65", SL_D16(0));
-    if constexpr (n == 32) SL_WGMMA(256, SL_SUMS_128, "%128, %129", SL_D16(0), SL_D16(16));
+    if constexpr (n == 4) SL_PRODUCT(32, SL_SUMS_16, "%16, %17", SL_D4(0));
+    if constexpr (n == 16) SL_PRODUCT(128, SL_SUMS_64, "%64, %65", SL_D16(0));
+    if constexpr (n == 32) SL_PRODUCT(256, SL_SUMS_128, "%128, %129", SL_D16(0), SL_D16(16));
 #else
     sl_device_wgmma(&d[0][0], 8 * n, x, w);
 #endif

@@ -4,7 +4,7 @@
 /* Whether the current device is one of those that gemm_wgmma.cu is compiled for, and it is there. */
 static cudaError_t has_warpgroups(bool *has) {
     *has = false;
-#ifdef SL_WGMMA
+#ifdef SL_HAS_90A
     int device = 0, major = 0, minor = 0;
     cudaError_t status = cudaGetDevice(&device);
     if (status == cudaSuccess) status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);

@@ -1,5 +1,6 @@
 /* Products of stored weights with many rows of f16 activations on the matrix units; how many rows may be
- * known to the device only.
+ * known to the device only. The units are asked by warps (mma_cuda.h), as all devices can be, or by warpgroups
+ * (wgmma_cuda.h), where that is faster.
  *
  * A block computes 128 rows of x by 128 weight rows (64 by 128, or 64 by 32, where that would leave most of a GPU, or of
  * the tile, idle) in four warps, or eight where those would run out of registers; of f16 weights 128 by 256 in eight,
@@ -16,9 +17,15 @@
  * 6 to 16). For 16 elements of 64 x 64 a warp reads 4 KB of shared memory and is brought 1.5 KB (of 128 x 128: 2 KB).
  * Eight warps are all that registers allow an SM: one block of 144 KB, or two of four warps and 96 KB where an SM has 228.
  *
+ * Warpgroups take both operands from shared memory, in the same places, 64 rows by all columns of a tile each, and go on
+ * meanwhile: a step's product is asked for, the next copies are, and then the product of the step before is waited for, so
+ * that the units always have one more to do. So one step less is on its way of as many in shared memory; there is room for
+ * four of 128 x 256, whose 1,024 clocks of the units leave time for the copies to come. That much in 1,024 clocks is 48 bytes
+ * a clock for each processor from the second-level cache.
+ *
  * Blocks beyond the number of rows leave at once. Each sum runs over its elements in the same order,
- * whatever its tile holds beside it and however wide that is. Included by gemm_mma.cu, and by the
- * mutants of the harness, which are a few types of it. */
+ * whatever its tile holds beside it and however wide that is. Included by gemm_mma.cu, gemm_wgmma.cu, and by
+ * the mutants of the harness, which are a few types of it. */
 #include "kernels/gemm/product_cuda.h"
 #include "kernels/gemm/weights_cuda.h"
 #include "kernels/mma_cuda.h"

@@ -3,6 +3,7 @@
  * kernels/cuda.h. */
 #include "device_check.h"
 #include "kernels/mma_cuda.h"
+#include "kernels/wgmma_cuda.h"
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -293,6 +294,82 @@ static void test_copies(void) {
     CHECK(cudaFree(dx) == cudaSuccess && cudaFree(dy) == cudaSuccess);
 }
 
+/* ---- products of a warpgroup --------------------------------------------------------------------- */
+
+enum { GROUP_ROWS = 64, GROUP_COLS = 32, GROUP_CHUNKS = 8 /* of a row, 16 bytes each */ };
+struct group_args {
+    const uint16_t *x, *w; /* [GROUP_ROWS, 64], [GROUP_COLS, 64] */
+    float *before, *after; /* [GROUP_ROWS, GROUP_COLS]: of the first product, of the second */
+};
+
+static __device__ void put_tile(uint4 *tile, const uint16_t *rows, unsigned n_row) {
+    for (unsigned i = threadIdx.x; i < n_row * GROUP_CHUNKS; i += 128) {
+        const unsigned row = i / GROUP_CHUNKS, chunk = i % GROUP_CHUNKS;
+        tile[row * GROUP_CHUNKS + (chunk ^ row % 8)] = reinterpret_cast<const uint4 *>(rows)[i];
+    }
+}
+
+/* Where kernels/wgmma_cuda.h says that they are. */
+static __device__ void put_sums(float *to, const float d[GROUP_COLS / 8][4]) {
+    const unsigned warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+    for (unsigned j = 0; j < GROUP_COLS / 8; j++)
+        for (unsigned i = 0; i < 4; i++)
+            to[(16 * warp + g + i / 2 * 8) * GROUP_COLS + 8 * j + 2 * q + i % 2] = d[j][i];
+}
+
+/* 16 elements from the 48th on, added to 3 twice. */
+static __global__ void group_kernel(group_args a) {
+    sl_begin();
+    SL_SHARED_AT(uint4, shared, 1024);
+    uint4 *x = shared, *w = shared + GROUP_ROWS * GROUP_CHUNKS;
+    float d[GROUP_COLS / 8][4];
+    for (unsigned i = 0; i < GROUP_COLS / 2; i++)
+        d[i / 4][i % 4] = 3;
+    put_tile(x, a.x, GROUP_ROWS), put_tile(w, a.w, GROUP_COLS);
+    sl_wgmma_publish();
+    __syncthreads();
+    sl_wgmma_begin();
+    for (int i = 0; i < 2; i++) {
+        sl_wgmma_f16(d, sl_wgmma_tile(x) + 6, sl_wgmma_tile(w) + 6);
+        sl_wgmma_commit();
+    }
+    sl_wgmma_wait<1>();
+    put_sums(a.before, d); /* on a GPU they are not to be read yet */
+    sl_wgmma_wait<0>();
+    sl_wgmma_end(d);
+    put_sums(a.after, d);
+}
+
+static void test_products(void) {
+    static uint16_t x[GROUP_ROWS][64], w[GROUP_COLS][64];
+    static float before[GROUP_ROWS][GROUP_COLS], after[GROUP_ROWS][GROUP_COLS];
+    for (int r = 0; r < GROUP_ROWS; r++)
+        for (int k = 0; k < 64; k++) {
+            x[r][k] = sl_device_float_to_half(static_cast<float>((7 * r + 3 * k) % 11 - 5));
+            w[r % GROUP_COLS][k] = sl_device_float_to_half(static_cast<float>((5 * (r % GROUP_COLS) + k * k) % 13 - 6));
+        }
+    group_args a = {device_array<uint16_t>(sizeof x / 2), device_array<uint16_t>(sizeof w / 2),
+                    device_array<float>(GROUP_ROWS * GROUP_COLS), device_array<float>(GROUP_ROWS * GROUP_COLS)};
+    CHECK(cudaMemcpy(const_cast<uint16_t *>(a.x), x, sizeof x, cudaMemcpyHostToDevice) == cudaSuccess);
+    CHECK(cudaMemcpy(const_cast<uint16_t *>(a.w), w, sizeof w, cudaMemcpyHostToDevice) == cudaSuccess);
+    for (unsigned seed = 0; seed < 2; seed++) { /* when they are waited for, or at once */
+        sl_device_seed(seed);
+        CHECK(sl_launch(group_kernel, dim3(1), dim3(128), (GROUP_ROWS + GROUP_COLS) * 128, nullptr, a) == 0);
+        fetch(before[0], a.before, GROUP_ROWS * GROUP_COLS);
+        fetch(after[0], a.after, GROUP_ROWS * GROUP_COLS);
+        for (int r = 0; r < GROUP_ROWS; r++)
+            for (int c = 0; c < GROUP_COLS; c++) {
+                float sum = 0;
+                for (int k = 48; k < 64; k++)
+                    sum += sl_device_half_to_float(x[r][k]) * sl_device_half_to_float(w[c][k]);
+                CHECK(after[r][c] == 3 + 2 * sum);
+                CHECK(before[r][c] == 3 + (seed ? 2 : 1) * sum);
+            }
+    }
+    sl_device_seed(0);
+    CHECK(cudaDeviceReset() == cudaSuccess);
+}
+
 /* ---- faults -------------------------------------------------------------------------------------- */
 
 struct fault_args {
@@ -315,6 +392,18 @@ static __device__ void matrix_faults(int kind, unsigned i) {
             sl_mma_f16(d, r, r);
         return;
     }
+}
+
+/* And the products of a warpgroup, with 12 KB. */
+static __device__ void group_faults(int kind, unsigned i) {
+    SL_SHARED_AT(unsigned char, shared, 1024);
+    float d[4][4] = {};
+    const unsigned at = kind == 13 ? 128 : kind == 14 ? 8 << 10 : 0;
+    const bool other = (kind == 15 && i % 32 == 5) || (kind == 16 && i / 32 == 1);
+    sl_wgmma_f16(d, sl_wgmma_tile(shared + at) + (other ? 2 : 0), sl_wgmma_tile(shared + (8 << 10)));
+    if (kind != 17)
+        sl_wgmma_commit();
+    sl_wgmma_wait<0>();
 }
 
 static __global__ void fault_kernel(fault_args a) {
@@ -354,12 +443,17 @@ static __global__ void fault_kernel(fault_args a) {
         else
             __ballot_sync(0xffffffffu, 1);
         return;
+    case 13:
+    case 14:
+    case 15:
+    case 16:
+    case 17: group_faults(a.kind, i); return;
     default: matrix_faults(a.kind, i);
     }
 }
 
 static void expect_fault(int kind, unsigned threads, const char *text) {
-    CHECK(sl_launch(fault_kernel, dim3(2), dim3(threads), 0, nullptr, fault_args{kind}) == 0);
+    CHECK(sl_launch(fault_kernel, dim3(2), dim3(threads), kind < 13 ? 0 : 12 << 10, nullptr, fault_args{kind}) == 0);
     CHECK(cudaStreamSynchronize(nullptr) == cudaErrorLaunchFailure);
     CHECK_FAULT(text);
     CHECK_FAULT("kernel of fault_args, block (0, 0, 0)");
@@ -384,6 +478,11 @@ static void test_faults(void) {
         expect_fault(10, 32, "thread 0: a row of sl_mma_load does not start at a multiple of 16 bytes");
         expect_fault(11, 32, "thread 0 waits at a matrix instruction");
         expect_fault(12, 32, "thread 0 returned without sl_begin");
+        expect_fault(13, 128, "a tile of a warpgroup's product does not begin at a multiple of 1024 bytes");
+        expect_fault(14, 128, "a tile of a warpgroup's product lies beyond the block's shared memory");
+        expect_fault(15, 128, "the lanes of a warp ask for different products");
+        expect_fault(16, 128, "the warps of a warpgroup ask for different products");
+        expect_fault(17, 128, "returned with 1 products under way");
         test_sum();
     }
 }
@@ -438,6 +537,7 @@ int main() {
     test_atomics();
     test_numbers();
     test_copies();
+    test_products();
     test_faults();
     test_limits();
     test_shared_limit();

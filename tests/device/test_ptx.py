@@ -41,7 +41,8 @@ class Translation(unittest.TestCase):
     def test_unknown(self):
         for instruction in ("sin.approx.f32 %r1, %r2;", "add.ftz.f32 %r1, %r2, %r3;", "ld.global.b128 %r1, [%rd1];",
                             "shfl.sync.bfly.b64 %r1, %r2, 1, 31, -1;", "mov.u32 %r1, %clock;", "bar.sync 1;",
-                            "add.s32 %r1, %r2, %r9;", "cvt.rni.sat.s8.f32 %r1, %r2;", "red.global.add.u32 [%rd1], %r1;"):
+                            "add.s32 %r1, %r2, %r9;", "cvt.rni.sat.s8.f32 %r1, %r2;", "red.global.add.u32 [%rd1], %r1;",
+                            "fence.proxy.alias;", "wgmma.wait_group.sync 0;"):
             status, text = translate(instruction)
             self.assertEqual(status, 1, instruction)
             self.assertEqual(text.count("\n"), 1, text)

@@ -2,6 +2,7 @@
  * (device_traffic.cpp). */
 #include "device_check.h"
 #include "kernels/mma_cuda.h"
+#include "kernels/wgmma_cuda.h"
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -28,8 +29,13 @@ enum kind {
     COPY_WAIT,
     COPY_OVER,
     MATRIX,
-    MATRIX_SYNC
+    MATRIX_SYNC,
+    GROUP,
+    GROUP_UNPUBLISHED,
+    GROUP_OVER
 };
+
+enum { TILES = (64 + 32) * 8 /* chunks */ };
 
 struct race_args {
     kind what;
@@ -103,6 +109,25 @@ static __device__ void load_rows(const race_args &a, uint4 *s) {
     a.y[i] = r[0];
 }
 
+/* By the two warps that there are. */
+static __device__ void multiply_tiles(const race_args &a, uint4 *s) {
+    const unsigned i = threadIdx.x;
+    float d[4][4] = {};
+    for (unsigned j = i; j < TILES; j += 64)
+        s[j] = a.x[i];
+    if (a.what != GROUP_UNPUBLISHED)
+        sl_wgmma_publish();
+    __syncthreads();
+    sl_wgmma_f16(d, sl_wgmma_tile(s), sl_wgmma_tile(s + 64 * 8));
+    sl_wgmma_commit();
+    if (a.what != GROUP_OVER)
+        sl_wgmma_wait<0>();
+    __syncthreads();
+    s[i] = a.x[i];
+    sl_wgmma_wait<0>();
+    a.y[i] = __float_as_uint(d[0][0]);
+}
+
 static __global__ void race_kernel(race_args a) {
     sl_begin();
     SL_SHARED(uint4, shared);
@@ -116,6 +141,9 @@ static __global__ void race_kernel(race_args a) {
     case COPY_OVER: copy_and_read(a, shared); return;
     case MATRIX:
     case MATRIX_SYNC: load_rows(a, shared); return;
+    case GROUP:
+    case GROUP_UNPUBLISHED:
+    case GROUP_OVER: multiply_tiles(a, shared); return;
     default: break;
     }
     if (a.what < LATE_WRITE)
@@ -131,7 +159,7 @@ static void expect(kind what, unsigned n_block, const char *text) {
         const race_args a = {what, device_array<uint4>(64), device_array<unsigned>(128)};
         CHECK(cudaDeviceSynchronize() == cudaSuccess);
         for (int again = 0; again < (text ? 1 : 2); again++) /* launches are ordered */
-            CHECK(sl_launch(race_kernel, dim3(n_block), dim3(64), 64 * sizeof(uint4), nullptr, a) == 0);
+            CHECK(sl_launch(race_kernel, dim3(n_block), dim3(64), TILES * sizeof(uint4), nullptr, a) == 0);
         const cudaError_t status = cudaDeviceSynchronize();
         if (status != (text ? cudaErrorLaunchFailure : cudaSuccess))
             sl_check_failures++, fprintf(stderr, "kind %d, seed %u: %s\n", what, seed, sl_device_fault());
@@ -222,6 +250,9 @@ int main() {
     expect(COPY_OVER, 1, "unordered");
     expect(MATRIX, 1, "reads");
     expect(MATRIX_SYNC, 1, nullptr);
+    expect(GROUP, 1, nullptr);
+    expect(GROUP_UNPUBLISHED, 1, "wrote and did not publish");
+    expect(GROUP_OVER, 1, "wrote");
     if (sl_check_failures == 0)
         printf("races: all checks hold\n");
     return sl_check_failures != 0;
