@@ -102,12 +102,18 @@ __device__ __forceinline__ void sl_unpack8(const uint32_t *words, bool high, flo
     }
 }
 
+/* once: nobody else reads it soon, so that it need not take the place of what is read again (x). */
+template <bool once, class T> __device__ __forceinline__ T sl_load_as(const T *p) {
+    if constexpr (once) return __ldcs(p);
+    else return *p;
+}
+
 /* n words from p, aligned to 16 bytes (2 words: to 8) or to the type's element only. */
-template <sl_type type, int n>
+template <sl_type type, int n, bool once = false>
 __device__ __forceinline__ void sl_load_words(const void *p, bool aligned, uint32_t *words) {
     if constexpr (n == 2) {
         if (aligned) {
-            const uint2 v = *(const uint2 *)p;
+            const uint2 v = sl_load_as<once>((const uint2 *)p);
             words[0] = v.x, words[1] = v.y;
             return;
         }
@@ -115,7 +121,7 @@ __device__ __forceinline__ void sl_load_words(const void *p, bool aligned, uint3
     if (aligned) {
 #pragma unroll
         for (int i = 0; i < n / 4; i++) {
-            const uint4 v = ((const uint4 *)p)[i];
+            const uint4 v = sl_load_as<once>((const uint4 *)p + i);
             words[4 * i] = v.x, words[4 * i + 1] = v.y, words[4 * i + 2] = v.z, words[4 * i + 3] = v.w;
         }
     } else if constexpr (type == SL_F16 || type == SL_BF16) {
@@ -199,7 +205,7 @@ template <sl_type type> struct sl_chunk {
     }
 
     __device__ __forceinline__ void load(const unsigned char *row, uint32_t groups, uint32_t c, bool aligned) {
-        sl_load_words<type, n_word>(row + (size_t)c * (4 * n_word), aligned, words);
+        sl_load_words<type, n_word, true>(row + (size_t)c * (4 * n_word), aligned, words);
         if constexpr (type == SL_Q8) scales = ((const uint16_t *)(row + (size_t)groups * SL_GROUP))[c / 2];
         if constexpr (type == SL_Q4) scales = ((const uint32_t *)(row + (size_t)groups * SL_GROUP / 2))[c / 2];
     }
