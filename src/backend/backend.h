@@ -45,6 +45,14 @@ typedef struct sl_counters {
     uint64_t passes;
 } sl_counters;
 
+/* What a node has taken since its profile began. */
+typedef struct sl_node_time {
+    double seconds;
+    uint64_t n;       /* how often it ran */
+    uint32_t with;    /* the node in whose launch it is, and whose time is that of both; else its own number */
+    sl_counters work; /* bytes and operations */
+} sl_node_time;
+
 typedef struct sl_backend {
     const char *name;
     bool draws; /* can draw tokens itself */
@@ -71,6 +79,9 @@ typedef struct sl_backend {
     /* What it has to do without, and what it does instead, in one line; NULL: nothing. */
     const char *(*note)(const sl_device *device);
     sl_counters *(*counters)(sl_device *device); /* the caller may zero them */
+    /* From here on passes add to nodes [graph->n_node], each node by itself: they take longer than usual where nodes
+     * else overlap. NULL: no more; nodes are complete only then. */
+    sl_status (*profile)(sl_device *device, sl_node_time *nodes, sl_error *err);
 } sl_backend;
 
 extern const sl_backend sl_backend_cpu;

@@ -235,6 +235,8 @@ static void count(const sl_pass *pass, const sl_node *node) {
     const sl_counted work = { pass->batch, pass->device->kv_f16, 1, sl_domain_of(pass, node->domain)->n,
                               active_runs(pass, node) };
     sl_count_node(pass->graph, node, &work, &pass->device->counters);
+    if (pass->device->profile)
+        sl_count_node(pass->graph, node, &work, &pass->device->profile[node - pass->graph->nodes].work);
 }
 
 /* Every thread walks all nodes; the row count of a router's domain is settled before any thread passes the
@@ -244,8 +246,11 @@ static void run_nodes(const sl_pass *pass, size_t thread) {
         const sl_node *node = &pass->graph->nodes[i];
         if (!pass->device->domains[node->domain].n) continue;
         if (!thread) count(pass, node);
+        sl_node_time *time = thread ? NULL : pass->device->profile;
+        const double start = time ? sl_os_seconds() : 0;
         sl_cpu_nodes[node->op](pass, node, thread);
         meet(pass->barrier, pass->n_thread);
+        if (time) time[i].seconds += sl_os_seconds() - start, time[i].n++;
     }
 }
 
@@ -275,9 +280,17 @@ static sl_status cpu_execute(sl_device *device, const sl_batch *batch, sl_error 
 
 static sl_counters *cpu_counters(sl_device *device) { return &device->counters; }
 
+static sl_status cpu_profile(sl_device *device, sl_node_time *nodes, sl_error *err) {
+    (void)err;
+    device->profile = nodes;
+    for (uint32_t i = 0; nodes && i < device->graph->n_node; i++) nodes[i] = (sl_node_time){ .with = i };
+    return SL_OK;
+}
+
 const sl_backend sl_backend_cpu = {
     .name = "cpu", .open = cpu_open, .close = cpu_close, .reserve = cpu_reserve, .execute = cpu_execute,
     .reset = cpu_reset, .copy = cpu_copy, .read_state = cpu_read_state, .write_state = cpu_write_state,
     .read_kv = cpu_read_kv, .write_kv = cpu_write_kv,
     .fill_kv = cpu_fill_kv, .wait = cpu_wait, .threads = cpu_threads, .note = cpu_note, .counters = cpu_counters,
+    .profile = cpu_profile,
 };

@@ -161,6 +161,7 @@ static void cuda_close(sl_device *d) {
     cudaSetDevice(d->ordinal);
     if (d->stream) cudaStreamSynchronize(d->stream);
     drop_graphs(d);
+    sl_cuda_profile_end(d);
     sl_blas_close(&d->blas);
     for (size_t i = 0; d->kv && i < d->n_slot; i++) cudaFree(d->kv[i].data);
     cudaFree(d->block);
@@ -348,12 +349,15 @@ static sl_status free_input(sl_device *d, sl_error *err) {
 static sl_status launch_pass(const sl_cuda_pass *pass, sl_error *err) {
     SL_TRY(copy_input(pass->device, err));
     SL_TRY(free_input(pass->device, err));
-    return launch_nodes(pass, err);
+    SL_TRY(failed(pass->device, sl_cuda_profile_pass(pass->device), "a profile", err));
+    SL_TRY(launch_nodes(pass, err));
+    return failed(pass->device, sl_cuda_profile_collect(pass->device), "a profile", err);
 }
 
-/* A pass of one token per sequence whose logits are all wanted looks the same every time. */
-static bool is_decode(const sl_batch *b) {
-    return b->n_tok == b->n_run && b->n_out == b->n_tok && b->n_run <= SL_CUDA_MAX_GRAPHS;
+/* A pass of one token per sequence whose logits are all wanted looks the same every time. (A profile has an event behind
+ * each launch: no graph.) */
+static bool is_decode(const sl_device *d, const sl_batch *b) {
+    return b->n_tok == b->n_run && b->n_out == b->n_tok && b->n_run <= SL_CUDA_MAX_GRAPHS && !d->profile.nodes;
 }
 
 /* Of launches that have been accepted before: the driver cannot have them in a graph. */
@@ -450,6 +454,11 @@ static sl_status fetch(sl_device *d, const sl_batch *b, sl_error *err) {
     return SL_OK;
 }
 
+static void count_node(sl_device *d, const sl_node *node, const sl_counted *work) {
+    sl_count_node(d->graph, node, work, &d->counters);
+    if (d->profile.nodes) sl_count_node(d->graph, node, work, &d->profile.nodes[node - d->graph->nodes].work);
+}
+
 /* What is known to the host; routed nodes are counted from their tallies. */
 static void count_pass(sl_device *d, const sl_batch *b) {
     for (size_t i = 0; i < d->graph->n_node; i++) {
@@ -457,7 +466,7 @@ static void count_pass(sl_device *d, const sl_batch *b) {
         uint64_t rows = node->domain == SL_OUTPUTS ? b->n_out : b->n_tok;
         if (node->op == SL_OP_ROUTE_SPLIT) d->counters.routed_tokens += b->n_tok;
         const sl_counted work = { b, d->kv_f16, 1, rows, b->n_run };
-        if (node->domain <= SL_OUTPUTS && rows) sl_count_node(d->graph, node, &work, &d->counters);
+        if (node->domain <= SL_OUTPUTS && rows) count_node(d, node, &work);
     }
     d->counters.passes++;
 }
@@ -469,7 +478,7 @@ static sl_status cuda_execute(sl_device *d, const sl_batch *b, sl_error *err) {
     write_input(d, b);
     sl_cuda_pass pass = { d, d->graph, b, 0 };
     for (size_t r = 0; r < b->n_run; r++) pass.max_tok = (uint32_t)sl_max(pass.max_tok, b->runs[r].n_tok);
-    SL_TRY(is_decode(b) ? run_decode(&pass, err) : launch_pass(&pass, err));
+    SL_TRY(is_decode(d, b) ? run_decode(&pass, err) : launch_pass(&pass, err));
     count_pass(d, b);
     return b->n_out ? fetch(d, b, err) : SL_OK;
 }
@@ -495,7 +504,7 @@ static void count_routed(sl_device *d, const unsigned long long *tallies) {
         if (node->domain <= SL_OUTPUTS) continue;
         const unsigned long long *tally = tallies + 2 * node->domain;
         const sl_counted work = { NULL, d->kv_f16, tally[1], tally[0], sl_min(tally[0], tally[1] * d->n_slot) };
-        sl_count_node(d->graph, node, &work, &d->counters);
+        count_node(d, node, &work);
     }
 }
 
@@ -510,6 +519,16 @@ static sl_counters *cuda_counters(sl_device *d) {
     }
     free(tallies);
     return &d->counters;
+}
+
+/* Deep tokens before it began are not the profile's, those before it ends are. */
+static sl_status cuda_profile(sl_device *d, sl_node_time *nodes, sl_error *err) {
+    cuda_counters(d);
+    sl_cuda_profile_end(d);
+    SL_TRY(check(d, err));
+    if (!nodes) return SL_OK;
+    SL_TRY(sl_cuda_profile_allocate(d, err));
+    return failed(d, sl_cuda_profile_begin(d, nodes), "beginning a profile", err);
 }
 
 const sl_backend sl_backend_cuda = {
@@ -530,4 +549,5 @@ const sl_backend sl_backend_cuda = {
     .threads = cuda_threads,
     .note = cuda_note,
     .counters = cuda_counters,
+    .profile = cuda_profile,
 };

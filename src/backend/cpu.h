@@ -31,6 +31,7 @@ struct sl_device {
     uint8_t *scratch;    /* [n_thread][scratch_bytes] */
     size_t scratch_bytes;
     sl_counters counters;
+    sl_node_time *profile; /* [n_node], or NULL */
 };
 
 typedef struct sl_pass {

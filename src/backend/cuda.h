@@ -111,6 +111,14 @@ enum {
     SL_CUDA_FIRST_KV = 256,   /* positions of a KV store to begin with */
 };
 
+/* Events between the launches of a pass that is profiled. */
+typedef struct sl_cuda_profile {
+    sl_node_time *nodes;   /* [n_node] of who asked; NULL: nobody */
+    cudaEvent_t *events;   /* [n_node + 1]; the first is in front of all launches */
+    uint32_t *launched;    /* [n_node] the node of each launch */
+    size_t n_event, n_launch;
+} sl_cuda_profile;
+
 struct sl_device {
     const sl_graph *graph;
     sl_cuda_plan plan;
@@ -148,6 +156,7 @@ struct sl_device {
     cudaGraphExec_t graphs[SL_CUDA_MAX_GRAPHS + 1]; /* decode passes by number of runs */
     uint8_t seen[SL_CUDA_MAX_GRAPHS + 1];           /* passes of that shape so far, up to 2 */
     sl_counters counters;
+    sl_cuda_profile profile;
 };
 
 /* Rows of one slot's KV store (one per store, k or v, and head); bytes of n_pos positions of all of them. */
@@ -171,6 +180,16 @@ typedef struct sl_cuda_pass {
     const sl_batch *batch;
     uint32_t max_tok; /* of a run */
 } sl_cuda_pass;
+
+/* cuda_profile.c. Memory for a profile, its begin, its end (also of none). */
+sl_status sl_cuda_profile_allocate(sl_device *device, sl_error *err);
+cudaError_t sl_cuda_profile_begin(sl_device *device, sl_node_time *nodes);
+void sl_cuda_profile_end(sl_device *device);
+/* In front of the launches of a pass, and behind the one of n_node nodes from node on; nothing without a profile. */
+cudaError_t sl_cuda_profile_pass(sl_device *device);
+cudaError_t sl_cuda_profile_launch(sl_device *device, const sl_node *node, size_t n_node);
+/* Once a pass is done. */
+cudaError_t sl_cuda_profile_collect(sl_device *device);
 
 /* Launches the nodes in order; *node is the one that failed. Returns a cudaError_t. */
 int sl_cuda_launch_nodes(const sl_cuda_pass *pass, const sl_node **node);

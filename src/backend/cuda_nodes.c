@@ -540,7 +540,8 @@ int sl_cuda_launch_nodes(const sl_cuda_pass *pass, const sl_node **failed) {
         *failed = node;
         node += now.n_node;
         if (!now.launch || ((*failed)->domain == SL_OUTPUTS && !pass->batch->n_out)) continue;
-        const int e = now.launch(pass, *failed);
+        int e = now.launch(pass, *failed);
+        if (!e) e = (int)sl_cuda_profile_launch(pass->device, *failed, now.n_node);
         if (e) return e;
     }
     return 0;

@@ -79,7 +79,7 @@ static size_t tokens_per_repeat(const sl_bench_config *c) { return c->n_prompt +
 
 /* Positions that the KV stores get room for, so that they do not grow while the clock runs. */
 static uint64_t positions(const sl_bench_config *c) {
-    return c->depth + (c->n_repeat + 1) * (uint64_t)tokens_per_repeat(c) + 2 * WARM_TOKENS;
+    return c->depth + (c->n_repeat + 1 + c->profile) * (uint64_t)tokens_per_repeat(c) + 2 * WARM_TOKENS;
 }
 
 const char *sl_bench_activations(const sl_bench_model *model, const sl_bench_config *config) {
@@ -214,6 +214,27 @@ static sl_status run_repeats(bench *b, sl_bench_row *row, sl_error *err) {
     return status;
 }
 
+static sl_status run_profiled(bench *b, sl_node_time *nodes, sl_bench_row *row, sl_error *err) {
+    double seconds, first;
+    SL_TRY(restore(b, err));
+    SL_TRY(sl_session_profile(b->session, nodes, err));
+    const uint64_t before = sl_session_counters(b->session)->passes;
+    SL_TRY(repeat(b, &seconds, &first, err));
+    const uint64_t n_pass = sl_session_counters(b->session)->passes - before;
+    SL_TRY(sl_session_profile(b->session, NULL, err));
+    return sl_bench_profile_make(b->session, nodes, seconds, n_pass, &row->profile, err);
+}
+
+static sl_status profile(bench *b, sl_bench_row *row, sl_error *err) {
+    sl_node_time *nodes;
+    if (!b->config->profile || sl_interrupted()) return SL_OK;
+    SL_TRY(sl_alloc((void **)&nodes, b->session->model->graph.n_node, sizeof *nodes, "a profile", err));
+    const sl_status status = run_profiled(b, nodes, row, err);
+    if (status != SL_OK) sl_session_profile(b->session, NULL, NULL);
+    free(nodes);
+    return status;
+}
+
 static sl_status open_samplers(bench *b, sl_error *err) {
     sl_sampler_params params = sl_sampler_params_default();
     params.temperature = 0;
@@ -257,6 +278,7 @@ sl_status sl_bench_measure(sl_bench_model *model, const sl_bench_config *config,
     if (status == SL_OK) status = reach_depth(&b, err);
     if (status == SL_OK) status = warm(&b, err);
     if (status == SL_OK) status = run_repeats(&b, row, err);
+    if (status == SL_OK) status = profile(&b, row, err);
     uint64_t peak = sl_os_peak_rss();
     row->peak_rss_bytes = peak > other_bytes ? peak - other_bytes : peak;
     model->resident = true;

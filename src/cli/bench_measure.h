@@ -3,6 +3,7 @@
 #define SL_CLI_BENCH_MEASURE_H
 
 #include "base/mem.h"
+#include "cli/bench_profile.h"
 
 typedef struct sl_bench_model {
     const char *label;      /* file or preset */
@@ -28,6 +29,7 @@ typedef struct sl_bench_config {
     float tau;              /* NAN: as stored */
     const char *device;     /* "cpu", "cuda:N" */
     sl_activations activations;
+    bool profile;           /* one repetition more, each node by itself */
     double max_seconds;     /* no repetition is begun after this time; 0: all are made */
 } sl_bench_config;
 
@@ -43,6 +45,7 @@ typedef struct sl_bench_row {
     double deep_share;      /* of the tokens in routed layers; NAN: none */
     uint64_t state_bytes, kv_bytes; /* of all sequences, at the end of a repetition */
     uint64_t peak_rss_bytes;
+    sl_bench_profile profile; /* the caller releases it; empty if it was not asked for */
     /* the caller's */
     double read_gbps, matmul_tflops; /* probes */
     double load;            /* of the machine before the first row */

@@ -54,6 +54,49 @@ bool sl_bench_table_row(const sl_bench_row *row) {
     return sl_out(line, sl_min((size_t)n, sizeof line - 1)) && sl_out_flush();
 }
 
+static const char profile_head[] =
+    "| node                                                             | times |   us each |      % |   GB/s | % read "
+    "| TFLOP/s | % mat |\n"
+    "| ---------------------------------------------------------------- | ----: | --------: | -----: | -----: | -----: "
+    "| ------: | ----: |\n";
+
+static double part_gbps(const sl_bench_part *p) { return 1e-9 * p->bytes / p->seconds; }
+static double part_tflops(const sl_bench_part *p) { return 1e-12 * p->flops / p->seconds; }
+
+/* times: in a pass. What a node does not read, or compute, is left blank. */
+static bool profile_part(const sl_bench_row *row, const sl_bench_part *p) {
+    char line[256], read[2][16] = { "", "" }, rate[2][16] = { "", "" };
+    if (p->bytes > 0 && p->seconds > 0) {
+        snprintf(read[0], sizeof read[0], "%.1f", part_gbps(p));
+        snprintf(read[1], sizeof read[1], "%.1f", 100 * part_gbps(p) / row->read_gbps);
+    }
+    if (p->flops > 0 && p->seconds > 0) {
+        snprintf(rate[0], sizeof rate[0], "%.3f", part_tflops(p));
+        snprintf(rate[1], sizeof rate[1], "%.1f", 100 * part_tflops(p) / row->matmul_tflops);
+    }
+    int n = snprintf(line, sizeof line, "| %-64s | %5.1f | %9.2f | %6.2f | %6s | %6s | %7s | %5s |\n", p->name,
+                     (double)p->n / (double)row->profile.n_pass, 1e6 * p->seconds / (double)p->n,
+                     100 * p->seconds / row->profile.seconds, read[0], read[1], rate[0], rate[1]);
+    return sl_out(line, sl_min((size_t)n, sizeof line - 1));
+}
+
+bool sl_bench_table_profile(const sl_bench_row *row) {
+    const sl_bench_profile *p = &row->profile;
+    char line[256], test[80];
+    sl_name_buf name;
+    double sum = 0;
+    if (!p->n) return true;
+    for (size_t i = 0; i < p->n; i++) sum += p->parts[i].seconds;
+    test_name(row, test, sizeof test);
+    int n = snprintf(line, sizeof line,
+                     "\n%s, %s, node by node: %" PRIu64 " passes of %.3f ms, of which %.1f %% in nodes\n\n",
+                     sl_name(row->model->label, &name), test, p->n_pass, 1e3 * p->seconds / (double)p->n_pass,
+                     100 * sum / p->seconds);
+    bool good = sl_out(line, sl_min((size_t)n, sizeof line - 1)) && sl_out(profile_head, sizeof profile_head - 1);
+    for (size_t i = 0; good && i < p->n; i++) good = profile_part(row, &p->parts[i]);
+    return good && sl_out_flush();
+}
+
 /* ---- values, by name ----------------------------------------------------------------------------- */
 
 /* All that JSON and CSV say of a row, in order. In JSON the three speeds are one object. */
@@ -133,6 +176,17 @@ static json_t *json_of(const value *v) {
     }
 }
 
+static json_t *profile_json(const sl_bench_profile *p) {
+    json_t *parts = json_array();
+    for (size_t i = 0; i < p->n; i++) {
+        const sl_bench_part *part = &p->parts[i];
+        json_array_append_new(parts, json_pack("{s:s, s:I, s:f, s:f, s:f}", "node", part->name, "times",
+                                               (json_int_t)part->n, "seconds", part->seconds, "bytes", part->bytes,
+                                               "operations", part->flops));
+    }
+    return json_pack("{s:I, s:f, s:o}", "passes", (json_int_t)p->n_pass, "seconds", p->seconds, "nodes", parts);
+}
+
 static json_t *row_json(const sl_bench_row *row) {
     static const char speed[] = "tokens_per_second_";
     value values[MAX_VALUES];
@@ -144,6 +198,7 @@ static json_t *row_json(const sl_bench_row *row) {
         else json_object_set_new(object, values[i].name, json_of(&values[i]));
     }
     json_object_set_new(object, "tokens_per_second", speeds);
+    if (row->profile.n) json_object_set_new(object, "profile", profile_json(&row->profile));
     return object;
 }
 

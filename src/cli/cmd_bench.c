@@ -27,7 +27,7 @@ typedef struct bench {
     sl_text_list files, synthetic;
     const char *against, *json, *csv, *device, *activations;
     sl_int_list prompts, gens, depths, batches, threads, repeats;
-    bool given_prompts, given_gens, given_repeats;
+    bool given_prompts, given_gens, given_repeats, profile;
     int64_t n_batch;
     double route_threshold;
     char device_id[16];               /* "cpu", "cuda:0" */
@@ -168,7 +168,7 @@ static bool print_probe(const char *name, const char *unit, size_t n_thread, con
 /* What the rows have in common. */
 static sl_bench_config base_config(const bench *b) {
     return (sl_bench_config){ .n_batch = (size_t)b->n_batch, .tau = (float)b->route_threshold, .device = b->device_id,
-                              .activations = sl_activations_named(b->activations) };
+                              .profile = b->profile, .activations = sl_activations_named(b->activations) };
 }
 
 /* A GPU's probes stand in for the CPU's: copying for reading, cuBLAS for the matrix product. Without cuBLAS nothing is
@@ -250,6 +250,7 @@ static sl_status measure(bench *b, size_t model, const sl_bench_config *c, const
     row->matmul_tflops = p->matmul[type_of(m)].median;
     if (baseline) row->ratio = row->median / baseline->median;
     *measured = row->n_repeat > 0 && !sl_interrupted();
+    if (!*measured) sl_bench_profile_release(&row->profile);
     return SL_OK;
 }
 
@@ -371,6 +372,11 @@ static uint64_t weights_to_come(const bench *b) {
     return sum;
 }
 
+/* Below the table, which they would cut in pieces. */
+static void print_profiles(const bench *b) {
+    for (size_t i = 0; i < b->n_row; i++) sl_bench_table_profile(&b->rows[i]);
+}
+
 static int run_bench(bench *b) {
     sl_error err;
     if (check_path(b->json, &err) != SL_OK || check_path(b->csv, &err) != SL_OK) return sl_report_error(&err);
@@ -382,7 +388,9 @@ static int run_bench(bench *b) {
     if (choice.note[0]) sl_note("%s", choice.note);
     if (!open_models(b)) return SL_EXIT_FAILED;
     set_defaults(b);
-    if (run_rows(b, &err) != SL_OK) return sl_report_error(&err);
+    const sl_status status = run_rows(b, &err);
+    print_profiles(b);
+    if (status != SL_OK) return sl_report_error(&err);
     if (sl_interrupted()) return SL_EXIT_INTERRUPTED;
     if (!b->n_row)
         return sl_report(SL_EXIT_FAILED, "no row was measured (expected -p or -n above 0, and enough memory)");
@@ -390,6 +398,7 @@ static int run_bench(bench *b) {
 }
 
 static void release(bench *b) {
+    for (size_t i = 0; i < b->n_row; i++) sl_bench_profile_release(&b->rows[i].profile);
     for (size_t i = 0; i < b->n_model; i++) sl_bench_model_release(&b->models[i]);
     free(b->rows);
 }
@@ -420,6 +429,8 @@ static int run(int argc, char **argv) {
           "cpu, cuda, cuda:N, or auto: a GPU if the models fit (auto)", NULL },
         { "--activations", "f32|f16", SL_ARG_CHOICE, &b.activations, 0, 0,
           "between the layers, on a GPU (f16; f32 for f32 weights)", NULL },
+        { "--profile", NULL, SL_ARG_FLAG, &b.profile, 0, 0,
+          "where the time goes, node by node, of one repetition more", NULL },
         { "--json", "FILE", SL_ARG_TEXT, &b.json, 0, 0, "write the rows as JSON, anew after each row", NULL },
         { "--csv", "FILE", SL_ARG_TEXT, &b.csv, 0, 0, "write the rows as CSV, anew after each row", NULL },
     };

@@ -362,6 +362,10 @@ sl_status sl_slot_rewind(sl_session *s, size_t slot, uint64_t n_token, sl_error 
 
 sl_counters *sl_session_counters(sl_session *s) { return s->backend->counters(s->device); }
 
+sl_status sl_session_profile(sl_session *s, sl_node_time *nodes, sl_error *err) {
+    return s->backend->profile(s->device, nodes, err);
+}
+
 sl_status sl_session_wait(sl_session *s, sl_error *err) { return s->backend->wait(s->device, err); }
 
 size_t sl_session_threads(const sl_session *s) { return s->backend->threads(s->device); }

@@ -50,6 +50,8 @@ struct sl_session {
 
 /* What passes have read since the counters were last zeroed; the caller may zero them. */
 sl_counters *sl_session_counters(sl_session *session);
+/* See sl_backend.profile. */
+sl_status sl_session_profile(sl_session *session, sl_node_time *nodes, sl_error *err);
 size_t sl_session_threads(const sl_session *session);
 /* Until a device that works on its own has done everything asked of it: for clocks. */
 sl_status sl_session_wait(sl_session *session, sl_error *err);

@@ -25,7 +25,8 @@ class BenchCase(helper.Case):
         path = self.folder / "rows.json"
         run = sluice("bench", *flags, "--json", path, check=0)
         self.assertEqual(run.stderr, b"")
-        self.table = [line for line in run.stdout.decode().splitlines() if line.startswith("| ")]
+        lines = run.stdout.decode().partition("node by node")[0].splitlines()
+        self.table = [line for line in lines if line.startswith("| ")]
         rows = json.loads(path.read_text())
         self.assertEqual(len(rows), len(self.table) - 2)
         for row in rows:
@@ -86,6 +87,26 @@ class Rows(BenchCase):
         self.assertGreater(base["bytes_per_token"], base["kv_bytes"] * 0.99)
         self.assertGreater(base["peak_rss_bytes"], base["kv_bytes"])
         self.assertLess(deep["peak_rss_bytes"], shallow["peak_rss_bytes"] + (8 << 20))
+
+    def test_profile(self):
+        """Every node has its place, and together they read and compute what the row does."""
+        for model, nodes in (("bridge-tiny:q8", ("linear mlp.gate ", "linear mlp.down ", ", deep", "s6", "conv_gate", "bridge",
+                                                 "linear embed ")),
+                             ("transformer-tiny:f16", ("linear mlp.gate_proj ", "attention", "rope"))):
+            rows = self.bench("--synthetic", model, "--against", "none", "-p", "20", "-n", "3", "-r", "2", "--profile")
+            for row in rows:
+                profile = row["profile"]
+                parts, n_token = profile["nodes"], row["n_prompt"] + row["n_gen"]
+                self.assertEqual(profile["passes"], row["n_gen"] or 1)
+                self.assertEqual(len({p["node"] for p in parts}), len(parts))
+                for name in nodes:
+                    self.assertTrue(any(name in p["node"] for p in parts), (name, parts))
+                self.assertEqual([p["seconds"] for p in parts], sorted((p["seconds"] for p in parts), reverse=True))
+                self.assertTrue(0 < sum(p["seconds"] for p in parts) <= profile["seconds"])
+                self.assertAlmostEqual(sum(p["bytes"] for p in parts) / n_token, row["bytes_per_token"], delta=1)
+                operations = sum(p["operations"] for p in parts)
+                self.assertAlmostEqual(1e-12 * operations / n_token * row["tokens_per_second"]["median"], row["tflops"],
+                                       delta=1e-6 * row["tflops"])
 
     def test_files(self):
         bridge, llama = helper.model(type="q4"), helper.model("llama", type="q8")

@@ -176,6 +176,22 @@ class Blas(Case):
             run = on_device("bench", "-m", model(), "--against", "none", "-p", "18", "-n", "0", "-r", "1", *CUDA, blas=blas)
             self.assertEqual((run.stdout.count(name), run.stderr), (1, b""))
 
+    def test_bench_profile(self):
+        """As on the CPU every byte and operation is some node's, those of deep tokens too, which only the device counts;
+        what shares a launch is one node."""
+        path = scratch() / "profile.json"
+        run = on_device("bench", "-m", model(), "--against", "none", "-p", "18", "-n", "2", "-r", "1", "--profile", "--json",
+                        path, *CUDA)
+        for row in json.loads(path.read_text()):
+            profile, n_token = row["profile"], row["n_prompt"] + row["n_gen"]
+            parts = {p["node"]: p for p in profile["nodes"]}
+            self.assertEqual(profile["passes"], row["n_gen"] or 1)
+            self.assertTrue(0 < sum(p["seconds"] for p in parts.values()) <= profile["seconds"])
+            self.assertAlmostEqual(sum(p["bytes"] for p in parts.values()) / n_token, row["bytes_per_token"], delta=1)
+            self.assertTrue(any(" + mlp.up" in name for name in parts) == bool(row["n_gen"]), list(parts))
+            self.assertTrue(any(", deep" in name for name in parts))
+        self.assertEqual(run.stdout.count(b"node by node"), 2)
+
     def test_bench_activations(self):
         """What was asked for stands in the JSON and is held against its own matrix rate."""
         rows = {}

@@ -302,6 +302,28 @@ static void test_every_call_of_a_long_prompt(void **state) {
     every_call(make_model(MADE_LLAMA, SL_BF16, 5), &llama);
 }
 
+/* Whatever happens, nobody writes to nodes any more once it has ended. */
+static sl_status profiled(sl_session *s, outcome *o) {
+    sl_node_time *nodes = calloc(s->model->graph.n_node, sizeof *nodes);
+    sl_error end;
+    assert_non_null(nodes);
+    o->status = sl_session_profile(s, nodes, &o->err);
+    if (o->status == SL_OK) o->status = eval(s, 0, 0, 3, SL_LOGITS_LAST, &o->err);
+    const sl_status ended = sl_session_profile(s, NULL, &end);
+    if (o->status == SL_OK && ended != SL_OK) o->err = end;
+    free(nodes);
+    if (o->status != SL_OK || ended != SL_OK) return o->status != SL_OK ? o->status : ended;
+    SL_TRY(eval(s, 0, 3, 1, SL_LOGITS_LAST, &o->err));
+    say(o, s, 0);
+    return SL_OK;
+}
+static void test_every_call_of_a_profile(void **state) {
+    static const scenario sc = { SL_ACTIVATIONS_F16, 32, profiled,
+                                 { { "cudaEventCreateWithFlags", 9 }, { "cudaEventRecord", 9 }, { "cudaEventElapsedTime", 9 } } };
+    (void)state;
+    every_call(make_model(MADE_BRIDGE, SL_Q8, 5), &sc);
+}
+
 /* A model for measurements, whose matrices are made on the device. Its heads are so wide that attention needs
  * more shared memory than a kernel has without asking. */
 static float random_row(void *arg, const sl_tensor_spec *spec, sl_type type, uint64_t row, void *stored) {
@@ -649,6 +671,7 @@ int main(void) {
         cmocka_unit_test(test_too_little_shared_memory),
         cmocka_unit_test(test_every_call_of_a_synthetic_model),
         cmocka_unit_test(test_every_call_of_a_long_prompt),
+        cmocka_unit_test(test_every_call_of_a_profile),
         cmocka_unit_test(test_every_call_of_bridge),
         cmocka_unit_test(test_every_call_of_a_transformer),
     };
