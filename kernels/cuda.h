@@ -59,7 +59,7 @@ template <class A> cudaError_t sl_launch_kernel(void (*kernel)(A), dim3 grid, di
 
 /* First in every kernel, for all threads. On sm_90 and later a launch may begin while the one before it in its stream
  * still runs: its blocks take places that are free and wait here until that one is done and all that it wrote can be
- * seen. So nothing of the device's memory may be touched before, and no thread may return before (or what comes after
+ * seen. So nothing of the device's memory may be touched before (but see sl_prefetch), and no thread may return before (or what comes after
  * this kernel would not wait for what came in front of it). From here on the next launch may begin likewise. */
 __device__ __forceinline__ void sl_begin() {
 #ifndef __CUDACC__
@@ -67,6 +67,17 @@ __device__ __forceinline__ void sl_begin() {
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     cudaGridDependencySynchronize();
     cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+/* Lets the line of weights, which no kernel writes, around p come to the second-level cache. The one thing that may be done
+ * with memory in front of sl_begin: there is nothing to be seen of it. Nothing before sm_90, where no launch begins early. */
+enum { SL_LINE_BYTES = 128 };
+__device__ __forceinline__ void sl_prefetch(const void *p) {
+#ifndef __CUDACC__
+    sl_device_prefetch(p);
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p)));
 #endif
 }
 

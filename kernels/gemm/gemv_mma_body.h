@@ -25,7 +25,8 @@ namespace {
 enum { WARP = 32, N_WARP = 8, N_THREAD = N_WARP * WARP };
 enum { ROWS = 16, TOKENS = 8, CHUNKS = 4 }; /* of an instruction; chunks of a row in a step */
 enum { PITCH = ROWS + 4 };                  /* of sums in shared memory: the lanes' are in different banks */
-enum { MANY_ROWS = 64 * 264 };              /* weight rows that fill a large GPU 64 to a block, twice */
+enum { MANY_BLOCKS = 264 };                 /* that a large GPU takes at once */
+enum { MANY_ROWS = 64 * MANY_BLOCKS };      /* weight rows that fill it 64 to a block */
 
 /* ---- factors ------------------------------------------------------------------------------------ */
 
@@ -87,6 +88,10 @@ template <int n_tile> __device__ __forceinline__ void multiply(const piece<n_til
  * twice as much at once then. */
 template <sl_type type, int n_tile> constexpr bool is_alone = type == SL_Q4 && n_tile > 2;
 
+/* How many steps of a warp's are asked for at once. */
+template <sl_type type, int n_tile>
+constexpr int flights = (n_tile > 1 && !is_alone<type, n_tile>) || type == SL_F32 ? 2 : 4;
+
 /* ---- a warp's sums ------------------------------------------------------------------------------ */
 
 struct share {
@@ -98,7 +103,7 @@ struct share {
 /* w_aligned is no condition inside: the code for other rows would be issued with it, predicated off. */
 template <sl_type type, int n_tile, int n_split, bool w_aligned>
 __device__ __forceinline__ void sum_up(const share &s, const rows_of_x<n_tile> &x, uint32_t q, float sum[n_tile][4]) {
-    constexpr int n_flight = (n_tile > 1 && !is_alone<type, n_tile>) || type == SL_F32 ? 2 : 4;
+    constexpr int n_flight = flights<type, n_tile>;
     constexpr int n_piece = sl_chunk<type>::n_piece;
     constexpr uint32_t STEP = 8 * n_piece * CHUNKS; /* elements */
     const uint32_t groups = sl_groups_of(s.k), n_chunk = sl_chunk<type>::count(s.k);
@@ -161,32 +166,64 @@ template <int n_side, int n_tile> __device__ __forceinline__ float total(const p
     return sum;
 }
 
-/* n_side: warps beside each other, for 16 weight rows each; the others share the elements of these rows. Of a gated pair a
- * warp takes eight rows of the first matrix and the same eight of the second. */
+/* Which weights and rows of x a block has. Of a gated pair a warp takes eight rows of the first matrix and the same eight
+ * of the second. */
+template <int n_tile, int n_side> struct place {
+    uint32_t warp_rows, rows, t0, block, r0;
+    const unsigned char *w;
+
+    __device__ __forceinline__ explicit place(const sl_pair_args &pair) {
+        const sl_product_args &p = pair.first.p;
+        warp_rows = pair.gated ? ROWS / 2 : ROWS, rows = warp_rows * n_side;
+        const uint32_t part_row = blockIdx.x / pair.n_part, n_group = (p.n_row + rows - 1) / rows;
+        t0 = blockIdx.x % pair.n_part * n_tile * TOKENS;
+        block = part_row / n_group, r0 = part_row % n_group * rows;
+        w = (const unsigned char *)p.w + (blockIdx.y > 0 ? pair.w_on : 0);
+    }
+    /* Row g of the 16 of one of the warps side by side; the last one where there is none. */
+    __device__ __forceinline__ const unsigned char *row(const sl_pair_args &pair, uint32_t side, uint32_t g) const {
+        const uint32_t r = r0 + side * warp_rows + (pair.gated ? g % 8 : g), last = pair.first.p.n_row - 1;
+        return w + ((size_t)block * pair.first.p.n_row + (r < last ? r : last)) * pair.first.p.w_row_bytes +
+               (pair.gated && g >= 8 ? pair.w_on : 0);
+    }
+};
+
+/* In front of sl_begin: what the block's warps will ask for at first comes while the launch before this one ends. Only of
+ * the blocks that a large GPU takes at once, and of products that are computed whatever a router says. (TensorRT-LLM does
+ * the same in its products of few rows.) */
+template <sl_type type, int n_tile, int n_side>
+__device__ __forceinline__ void prefetch(const sl_pair_args &pair) {
+    const sl_product_args &p = pair.first.p;
+    constexpr uint32_t chunk_bytes = 4 * sl_chunk<type>::n_word;
+    constexpr uint32_t n_line = N_WARP / n_side * flights<type, n_tile> * CHUNKS * chunk_bytes / SL_LINE_BYTES; /* of a row */
+    static_assert(n_line * ROWS * n_side <= N_THREAD, "a thread has one line");
+    const uint32_t row = threadIdx.x / n_line, from = threadIdx.x % n_line * SL_LINE_BYTES;
+    if (p.rows.n || blockIdx.x >= MANY_BLOCKS || row >= ROWS * n_side) return;
+    const place<n_tile, n_side> at(pair);
+    if (from < sl_chunk<type>::count_full(p.k) * chunk_bytes) sl_prefetch(at.row(pair, row / ROWS, row % ROWS) + from);
+}
+
+/* n_side: warps beside each other, for 16 weight rows each; the others share the elements of these rows. */
 template <sl_type type, int n_tile, int n_side>
 __global__ void __launch_bounds__(N_THREAD, is_alone<type, n_tile> ? 1 : 2) gemv_mma_kernel(sl_pair_args pair) {
+    prefetch<type, n_tile, n_side>(pair);
     sl_begin();
     __shared__ part<n_tile> parts[N_WARP];
     constexpr uint32_t n_split = N_WARP / n_side;
-    const uint32_t warp_rows = pair.gated ? ROWS / 2 : ROWS, rows = warp_rows * n_side;
     const sl_blocks_args &a = pair.first;
+    const place<n_tile, n_side> at(pair);
+    const uint32_t warp_rows = at.warp_rows, rows = at.rows, t0 = at.t0, block = at.block, r0 = at.r0;
     sl_product_args p = a.p;
-    p.w = (const char *)p.w + (blockIdx.y > 0 ? pair.w_on : 0);
+    p.w = at.w;
     p.y = (char *)p.y + (blockIdx.y > 0 ? pair.y_on : 0);
-    const uint32_t t0 = blockIdx.x % pair.n_part * n_tile * TOKENS, n_all = sl_row_count(p.rows);
-    const uint32_t n = min(n_all - t0, (uint32_t)(n_tile * TOKENS)), n_group = (p.n_row + rows - 1) / rows;
-    const uint32_t part_row = blockIdx.x / pair.n_part, block = part_row / n_group, r0 = part_row % n_group * rows;
+    const uint32_t n_all = sl_row_count(p.rows), n = min(n_all - t0, (uint32_t)(n_tile * TOKENS));
     if (t0 >= n_all) return;
 
     const uint32_t warp = threadIdx.x / WARP, g = threadIdx.x % WARP / 4, q = threadIdx.x % 4;
     const uint16_t *x_start = (const uint16_t *)p.x + (size_t)block * a.x_step;
     share s;
 #pragma unroll
-    for (uint32_t i = 0; i < 2; i++) {
-        const uint32_t r = r0 + warp % n_side * warp_rows + g + (pair.gated ? 0 : 8 * i), last = p.n_row - 1;
-        s.row[i] = (const unsigned char *)p.w + ((size_t)block * p.n_row + (r < last ? r : last)) * p.w_row_bytes +
-                   (pair.gated && i > 0 ? pair.w_on : 0);
-    }
+    for (uint32_t i = 0; i < 2; i++) s.row[i] = at.row(pair, warp % n_side, g + 8 * i);
     s.k = p.k;
     s.split = warp / n_side;
     s.x_aligned = ((uintptr_t)x_start | p.x_stride * 2) % 16 == 0;

@@ -107,6 +107,7 @@ void sl_device_wgmma_registers(uint32_t *const *d, unsigned n_col, uint64_t x, u
 void sl_device_wgmma_commit(void);
 void sl_device_wgmma_wait(unsigned n);
 void sl_device_wgmma_publish(void);
+void sl_device_prefetch(const void *p); /* as it does nothing, only what it is given is checked */
 void sl_device_copy(void *shared, const void *global, bool valid);
 void sl_device_copy_commit(void);
 void sl_device_copy_wait(unsigned n);

@@ -167,6 +167,12 @@ bool sl_memory_is_device(const char *name, const void *p, size_t n_bytes) {
     return true;
 }
 
+/* Called by a kernel. A GPU passes over what is not there, but then it was not meant so. */
+void sl_device_prefetch(const void *p) {
+    if (!sl_memory_is_device("sl_prefetch", p, 1))
+        sl_device_trap("sl_prefetch of what is not device memory");
+}
+
 bool sl_memory_is_host(const char *name, const void *p, size_t n_bytes) {
     const unsigned char *from = static_cast<const unsigned char *>(p);
     const sl_allocation *a = allocation_before(from + n_bytes - 1);

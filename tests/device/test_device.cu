@@ -376,7 +376,7 @@ struct fault_args {
     int kind;
 };
 
-/* Two ways to misuse a copy, two to misuse the matrix units. */
+/* Two ways to misuse a copy, two to misuse the matrix units, one to misuse a prefetch. */
 static __device__ void matrix_faults(int kind, unsigned i) {
     __shared__ uint4 tile[64], other[8];
     uint32_t r[4] = {0, 0, 0, 0};
@@ -384,6 +384,7 @@ static __device__ void matrix_faults(int kind, unsigned i) {
     switch (kind) {
     case 8: sl_copy_async16(tile + i, other); return;
     case 9: sl_copy_async16(tile + i, reinterpret_cast<char *>(other) + 4); return;
+    case 18: sl_prefetch(tile); return;
     case 10: sl_mma_load(r, reinterpret_cast<char *>(tile) + 2); return;
     case 11: /* two instructions of the same shape */
         if (i < 16)
@@ -483,6 +484,7 @@ static void test_faults(void) {
         expect_fault(15, 128, "the lanes of a warp ask for different products");
         expect_fault(16, 128, "the warps of a warpgroup ask for different products");
         expect_fault(17, 128, "returned with 1 products under way");
+        expect_fault(18, 32, "sl_prefetch of what is not device memory");
         test_sum();
     }
 }

@@ -42,7 +42,7 @@ class Translation(unittest.TestCase):
         for instruction in ("sin.approx.f32 %r1, %r2;", "add.ftz.f32 %r1, %r2, %r3;", "ld.global.b128 %r1, [%rd1];",
                             "shfl.sync.bfly.b64 %r1, %r2, 1, 31, -1;", "mov.u32 %r1, %clock;", "bar.sync 1;",
                             "add.s32 %r1, %r2, %r9;", "cvt.rni.sat.s8.f32 %r1, %r2;", "red.global.add.u32 [%rd1], %r1;",
-                            "fence.proxy.alias;", "wgmma.wait_group.sync 0;"):
+                            "fence.proxy.alias;", "prefetch.global.L1 [%rd1];", "wgmma.wait_group.sync 0;"):
             status, text = translate(instruction)
             self.assertEqual(status, 1, instruction)
             self.assertEqual(text.count("\n"), 1, text)
@@ -60,6 +60,12 @@ class Translation(unittest.TestCase):
         status, text = translate("add.s32 %r1, %r2, 1;", "")
         self.assertEqual(status, 1)
         self.assertIn("'ret' in", text)
+        over = ".reg .pred %p1; @%p1 bra over; prefetch.global.L2 [%rd1+128]; "
+        status, text = translate(f"{over} over: {WAIT} st.global.u32 [%rd1], %r1;", "")
+        self.assertEqual((status, "sl_device_prefetch(" in text), (0, True), text)
+        status, text = translate(f"{over} {WAIT} over: st.global.u32 [%rd1], %r1;", "")
+        self.assertEqual(status, 1)
+        self.assertIn("a wait that a branch passes by", text)
         status, text = translate("griddepcontrol.launch_dependents; st.global.u32 [%rd1], %r1;")
         self.assertEqual(status, 0)
         self.assertIn("sl_device_begin();", text)
