@@ -59,8 +59,9 @@ template <class A> cudaError_t sl_launch_kernel(void (*kernel)(A), dim3 grid, di
 
 /* First in every kernel, for all threads. On sm_90 and later a launch may begin while the one before it in its stream
  * still runs: its blocks take places that are free and wait here until that one is done and all that it wrote can be
- * seen. So nothing of the device's memory may be touched before (but see sl_prefetch), and no thread may return before (or what comes after
- * this kernel would not wait for what came in front of it). From here on the next launch may begin likewise. */
+ * seen. So nothing of the device's memory may be touched before (but see sl_prefetch), and no thread may return before
+ * (or what comes after this kernel would not wait for what came in front of it). From here on the next launch may begin
+ * likewise. */
 __device__ __forceinline__ void sl_begin() {
 #ifndef __CUDACC__
     sl_device_begin();

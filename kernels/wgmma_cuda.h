@@ -40,6 +40,8 @@ __device__ __forceinline__ void sl_wgmma_publish() {
 __device__ __forceinline__ void sl_wgmma_begin() {
 #ifdef __CUDACC__
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#else
+    sl_device_wgmma_begin();
 #endif
 }
 

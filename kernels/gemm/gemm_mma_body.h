@@ -36,7 +36,7 @@ namespace {
 enum { WARP = 32, GROUP_ROWS = 64 /* of a warpgroup's tile */ };
 enum { DEPTH = 64, ROW_CHUNKS = DEPTH / 8 }; /* a chunk: eight f16, 16 bytes */
 /* For half the SMs of the GPUs this is meant for, for nearly all of them if half the rows are missing, two for each. */
-enum { FEW_BLOCKS = 64, HUGE_BLOCKS = 256, MANY_BLOCKS = 264 };
+enum { FEW_BLOCKS = 64, MOST_BLOCKS = 256, TWICE_BLOCKS = 264 };
 
 /* A block's tile: token_warps warps share its rows, the rest its columns. stages: steps in shared memory; ahead: how many
  * of them are brought before they are multiplied. */
@@ -111,36 +111,46 @@ template <sl_type type, class S> struct w_source {
     uint32_t n_row, k;
     sl_eight<type> eights[S::COLS / S::APART];
 
+    /* Are there all rows, and these elements of them? Nearly always. */
+    __device__ __forceinline__ bool is_whole(uint32_t i) const { return n_row > S::COLS - S::APART && i + 8 <= k; }
+    __device__ __forceinline__ bool is_aligned() const { return ((uintptr_t)row | row_bytes) % 16 == 0; }
+
     __device__ __forceinline__ void begin(uint4 *tile, uint32_t i) {
         if constexpr (type == SL_F16) {
-            halves_source<S, S::COLS>{(const uint16_t *)row, row_bytes / 2, n_row, k,
-                                      ((uintptr_t)row | row_bytes) % 16 == 0}.bring(tile, i);
+            halves_source<S, S::COLS>{(const uint16_t *)row, row_bytes / 2, n_row, k, is_aligned()}.bring(tile, i);
+        } else if (is_whole(i) && is_aligned()) {
+#pragma unroll
+            for (uint32_t r = 0; r < S::COLS; r += S::APART)
+                eights[r / S::APART].template load<true>(row + r * row_bytes, sl_groups_of(k), i);
         } else {
 #pragma unroll
             for (uint32_t r = 0; r < S::COLS; r += S::APART)
                 if (i + 8 <= (r < n_row ? k : 0))
-                    eights[r / S::APART].load(row + (r < n_row ? r : 0) * row_bytes, sl_groups_of(k), i);
+                    eights[r / S::APART].template load<false>(row + (r < n_row ? r : 0) * row_bytes, sl_groups_of(k), i);
         }
     }
 
     __device__ __forceinline__ void end(uint4 *tile, uint32_t i) const {
-        if constexpr (type != SL_F16) {
+        if constexpr (type == SL_F16) return;
+        if (is_whole(i)) {
 #pragma unroll
-            for (uint32_t r = 0; r < S::COLS; r += S::APART)
-                expand_to(tile + r * ROW_CHUNKS, eights[r / S::APART], row + r * row_bytes,
-                          r < n_row ? k : 0, i);
+            for (uint32_t r = 0; r < S::COLS; r += S::APART) expand_whole(tile + r * ROW_CHUNKS, eights[r / S::APART], i);
+            return;
         }
+#pragma unroll
+        for (uint32_t r = 0; r < S::COLS; r += S::APART)
+            expand_to(tile + r * ROW_CHUNKS, eights[r / S::APART], row + r * row_bytes, r < n_row ? k : 0, i);
+    }
+
+    static __device__ __forceinline__ void expand_whole(uint4 *to, const sl_eight<type> &eight, uint32_t i) {
+        uint32_t h[4];
+        eight.halves(i, h);
+        *to = make_uint4(h[0], h[1], h[2], h[3]);
     }
 
     static __device__ __forceinline__ void expand_to(uint4 *to, const sl_eight<type> &eight,
                                                      const unsigned char *from, uint32_t length, uint32_t i) {
-        if (i + 8 <= length) {
-            float v[8];
-            eight.unpack(i, v);
-            *to = make_uint4(sl_pack_f16(v[0], v[1]), sl_pack_f16(v[2], v[3]), sl_pack_f16(v[4], v[5]),
-                             sl_pack_f16(v[6], v[7]));
-            return;
-        }
+        if (i + 8 <= length) return expand_whole(to, eight, i);
         if (i >= length) {
             *to = make_uint4(0, 0, 0, 0);
             return;
@@ -189,13 +199,6 @@ __device__ __forceinline__ void multiply_by_group(const stage<S> &s, uint32_t wa
     sl_wgmma_commit();
 }
 
-template <class S>
-__device__ __forceinline__ void multiply(const stage<S> &s, uint32_t warp, uint32_t lane,
-                                         float sum[S::N_X][S::N_W][4]) {
-    if constexpr (S::BY_GROUP) multiply_by_group<S>(s, warp, sum);
-    else multiply_by_warp<S>(s, warp, lane, sum);
-}
-
 /* A warp's sums to the block's in shared memory, where the tiles were. Rows lie 8 floats more apart than they are long:
  * the rows that a half warp writes are in different banks. */
 template <class S> struct sums {
@@ -217,45 +220,67 @@ __device__ __forceinline__ void keep_sums(sums<S> *all, uint32_t warp, uint32_t 
     }
 }
 
-/* Whether two neighbours of y, the first at an even column, can be stored as one. */
-__device__ __forceinline__ bool stores_pairs(const sl_product_args &p, size_t y_start) {
+/* Four neighbouring columns of a row of y at once: where they lie, what is there, and for SL_OUT_ADD rho. */
+struct quad {
+    bool there;
+    size_t at;
+    float rho;
+    float4 sum, old;
+};
+
+/* Whether four neighbours of y, the first at a multiple of four, can be stored as one. */
+__device__ __forceinline__ bool stores_quads(const sl_product_args &p, size_t y_start) {
     const size_t size = p.out == SL_OUT_ACT ? 2 : 4;
-    return ((uintptr_t)p.y | (p.y_stride | y_start) * size) % (2 * size) == 0;
+    return ((uintptr_t)p.y | (p.y_stride | y_start) * size) % (4 * size) == 0;
 }
 
-/* Two neighbouring sums of row t, r and at even. */
-__device__ __forceinline__ void put_pair(const sl_product_args &p, uint32_t t, uint32_t r, size_t at, float2 sum) {
-    sum.x = fmaf(sum.x, p.gain, p.bias ? p.bias[r] : 0);
-    sum.y = fmaf(sum.y, p.gain, p.bias ? p.bias[r + 1] : 0);
+__device__ __forceinline__ void load_quad(const sl_product_args &p, const float *from, uint32_t t, size_t y_at, quad &q) {
+    const size_t b = p.out == SL_OUT_ADD && p.rows.index ? p.rows.index[t] : t;
+    q.at = b * p.y_stride + y_at;
+    q.sum = *(const float4 *)from;
+    if (p.out != SL_OUT_ADD) return;
+    q.rho = p.rho ? p.rho[b] : 1.0f;
+    q.old = *(const float4 *)((const float *)p.y + q.at);
+}
+
+__device__ __forceinline__ void store_quad(const sl_product_args &p, uint32_t r, const quad &q) {
+    const float4 bias = p.bias ? make_float4(p.bias[r], p.bias[r + 1], p.bias[r + 2], p.bias[r + 3]) : make_float4(0, 0, 0, 0);
+    float4 v = make_float4(fmaf(q.sum.x, p.gain, bias.x), fmaf(q.sum.y, p.gain, bias.y), fmaf(q.sum.z, p.gain, bias.z),
+                           fmaf(q.sum.w, p.gain, bias.w));
     if (p.out == SL_OUT_ACT) {
-        *(uint32_t *)((uint16_t *)p.y + t * p.y_stride + at) = sl_pack_f16(sum.x, sum.y);
+        *(uint2 *)((uint16_t *)p.y + q.at) = make_uint2(sl_pack_f16(v.x, v.y), sl_pack_f16(v.z, v.w));
         return;
     }
-    const size_t b = p.out == SL_OUT_ADD && p.rows.index ? p.rows.index[t] : t;
-    float2 *y = (float2 *)((float *)p.y + b * p.y_stride + at);
-    if (p.out == SL_OUT_ADD) {
-        const float rho = p.rho ? p.rho[b] : 1.0f;
-        const float2 old = *y;
-        sum = make_float2(fmaf(rho, sum.x, old.x), fmaf(rho, sum.y, old.y));
-    }
-    *y = sum;
+    if (p.out == SL_OUT_ADD)
+        v = make_float4(fmaf(q.rho, v.x, q.old.x), fmaf(q.rho, v.y, q.old.y), fmaf(q.rho, v.z, q.old.z),
+                        fmaf(q.rho, v.w, q.old.w));
+    *(float4 *)((float *)p.y + q.at) = v;
 }
 
-/* The block's sums, n_row rows from t0 on, to y: a warp writes 64 columns in a row at once. */
+/* The block's sums, n_row rows from t0 on, to y: a warp writes 128 columns in a row at once, and has four such pieces
+ * under way, of which it may have to read what they are added to. */
 template <class S>
 __device__ __forceinline__ void put_sums(const sl_product_args &p, uint32_t n_row, uint32_t t0, uint32_t r0,
                                          size_t y_start, const sums<S> *all) {
-    const bool pairs = stores_pairs(p, y_start);
+    enum { QUADS = S::COLS / 4, FLIGHT = 4 };
+    const uint32_t have = min(p.n_row - r0, (uint32_t)S::COLS), whole = stores_quads(p, y_start) ? have & ~3u : 0;
 #pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < n_row * (S::COLS / 2); i += S::THREADS) {
-        const uint32_t t = i / (S::COLS / 2), c = i % (S::COLS / 2) * 2, r = r0 + c;
-        const float2 sum = *(const float2 *)(all->rows + t * sums<S>::PITCH + c);
-        if (pairs && r + 1 < p.n_row) {
-            put_pair(p, t0 + t, r, y_start + r, sum);
-            continue;
+    for (uint32_t i = threadIdx.x; whole && i < n_row * QUADS; i += FLIGHT * S::THREADS) {
+        quad q[FLIGHT];
+#pragma unroll
+        for (uint32_t f = 0; f < FLIGHT; f++) {
+            const uint32_t t = (i + f * S::THREADS) / QUADS, c = (i + f * S::THREADS) % QUADS * 4;
+            q[f].there = t < n_row && c < whole;
+            if (q[f].there) load_quad(p, all->rows + t * sums<S>::PITCH + c, t0 + t, y_start + r0 + c, q[f]);
         }
-        if (r < p.n_row) sl_put_sum(p, t0 + t, r, y_start + r, sum.x);
-        if (r + 1 < p.n_row) sl_put_sum(p, t0 + t, r + 1, y_start + r + 1, sum.y);
+#pragma unroll
+        for (uint32_t f = 0; f < FLIGHT; f++)
+            if (q[f].there) store_quad(p, r0 + (i + f * S::THREADS) % QUADS * 4, q[f]);
+    }
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < n_row * (have - whole); i += S::THREADS) {
+        const uint32_t t = i / (have - whole), r = whole + i % (have - whole);
+        sl_put_sum(p, t0 + t, r0 + r, y_start + r0 + r, all->rows[t * sums<S>::PITCH + r]);
     }
 }
 
@@ -288,8 +313,8 @@ __global__ void __launch_bounds__(S::THREADS, (blocks_of<type, S>())) gemm_mma_k
     w.k = p.k;
 
     const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const bool has_sums = S::BY_GROUP || (t0 + warp % S::TOKEN_WARPS * S::WARP_TOKENS < n &&
-                                          r0 + warp / S::TOKEN_WARPS * S::WARP_COLS < p.n_row);
+    const bool has_sums = t0 + warp % S::TOKEN_WARPS * S::WARP_TOKENS < n &&
+                          r0 + warp / S::TOKEN_WARPS * S::WARP_COLS < p.n_row;
     const uint32_t n_step = (p.k + DEPTH - 1) / DEPTH;
     for (uint32_t step = 0; step < S::AHEAD; step++) {
         if (step < n_step) {
@@ -299,6 +324,10 @@ __global__ void __launch_bounds__(S::THREADS, (blocks_of<type, S>())) gemm_mma_k
         }
         sl_copy_async_commit();
     }
+    /* Weights that are expanded, and not multiplied by the warps that do it, wait in registers for a step. */
+    constexpr bool KEEPS = S::BY_GROUP && type != SL_F16;
+    if constexpr (KEEPS)
+        if (S::AHEAD < n_step) w.begin(nullptr, S::AHEAD * DEPTH + chunk * 8);
     float sum[S::N_X][S::N_W][4] = {};
     uint32_t step = 0;
 #pragma unroll 1
@@ -308,13 +337,19 @@ __global__ void __launch_bounds__(S::THREADS, (blocks_of<type, S>())) gemm_mma_k
         __syncthreads(); /* this step's tiles are there, and those are free that come next */
         const uint32_t ahead = step + S::AHEAD;
         stage<S> &next = stages[ahead % S::STAGES];
+        if constexpr (S::BY_GROUP) multiply_by_group<S>(stages[step % S::STAGES], warp, sum);
         if (ahead < n_step) {
             x.bring(next.x + at, ahead * DEPTH + chunk * 8);
-            w.begin(next.w + at, ahead * DEPTH + chunk * 8);
+            if constexpr (KEEPS) w.end(next.w + at, ahead * DEPTH + chunk * 8);
+            else w.begin(next.w + at, ahead * DEPTH + chunk * 8);
         }
         sl_copy_async_commit();
-        if (has_sums) multiply<S>(stages[step % S::STAGES], warp, lane, sum);
-        if (ahead < n_step) w.end(next.w + at, ahead * DEPTH + chunk * 8);
+        if constexpr (KEEPS) {
+            if (ahead + 1 < n_step) w.begin(nullptr, (ahead + 1) * DEPTH + chunk * 8);
+        } else if constexpr (!S::BY_GROUP) {
+            if (has_sums) multiply_by_warp<S>(stages[step % S::STAGES], warp, lane, sum);
+            if (ahead < n_step) w.end(next.w + at, ahead * DEPTH + chunk * 8);
+        }
         if constexpr (S::BY_GROUP) sl_wgmma_wait<1>(); /* the last step's tiles have been read */
     } while (++step < n_step);
     if constexpr (S::BY_GROUP) {
@@ -346,22 +381,22 @@ template <sl_type type> struct warp_tiles {
     typedef shape<64, 128, 4> wide;
     typedef shape<64, 32, 4, type == SL_F16 ? 8 : 3> small;
     /* Of f32 a thread's part of a wide tile does not fit its registers, of the others only f16's of a huge one. */
-    enum { HAS_HUGE = type == SL_F16, HAS_WIDE = type != SL_F32 };
+    enum { HAS_HUGE = type == SL_F16, HAS_WIDE = type != SL_F32, LARGE_BLOCKS = TWICE_BLOCKS };
 };
 template <sl_type type> struct group_tiles {
     typedef group_shape<128, 256, 4> huge;
     typedef group_shape<128, 128, 6> large;
     typedef group_shape<64, 128, 4> wide;
     typedef group_shape<64, 32, 8> small;
-    enum { HAS_HUGE = type != SL_F32, HAS_WIDE = true };
+    enum { HAS_HUGE = type != SL_F32, HAS_WIDE = true, LARGE_BLOCKS = MOST_BLOCKS /* one is alone on its SM */ };
 };
 
 template <sl_type type, class T = warp_tiles<type>> int launch(const sl_blocks_args &a, sl_cuda_stream stream) {
     if constexpr (T::HAS_HUGE)
-        if (a.p.n_row > 128 && count_tiles<typename T::huge>(a) >= HUGE_BLOCKS)
+        if (a.p.n_row > 128 && count_tiles<typename T::huge>(a) >= MOST_BLOCKS)
             return launch_tiles<type, typename T::huge>(a, stream);
     if constexpr (T::HAS_WIDE) {
-        if (a.p.n_row > 64 && count_tiles<typename T::large>(a) >= MANY_BLOCKS)
+        if (a.p.n_row > 64 && count_tiles<typename T::large>(a) >= T::LARGE_BLOCKS)
             return launch_tiles<type, typename T::large>(a, stream);
         if (a.p.n_row > 64 && count_tiles<typename T::wide>(a) >= FEW_BLOCKS)
             return launch_tiles<type, typename T::wide>(a, stream);

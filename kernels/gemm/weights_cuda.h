@@ -136,6 +136,22 @@ __device__ __forceinline__ void sl_load_words(const void *p, bool aligned, uint3
     }
 }
 
+/* Eight quants as the same words hold them, rounded to f16, two to a word. A scale with which quants would be beyond f16
+ * counts as the largest without: 65504 / 128, 65504 / 8. */
+template <sl_type type>
+__device__ __forceinline__ void sl_quants_to_halves(const uint32_t *words, bool high, uint32_t scale, uint32_t h[4]) {
+    constexpr uint32_t offset = type == SL_Q8 ? 0x64806480u : 0x64086408u; /* 1024 + 128 and 1024 + 8, twice */
+    constexpr uint32_t most = type == SL_Q8 ? 0x5fffu : 0x6fffu;
+    if ((scale & 0x7fffu) > most) scale = (scale & 0x8000u) | most;
+    scale |= scale << 16;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const uint32_t bytes = type == SL_Q8 ? words[i] ^ 0x80808080u : (high ? words[i] >> 4 : words[i]) & 0x0f0f0f0fu;
+        h[2 * i] = sl_scale_bytes(__byte_perm(bytes, 0x64646464u, 0x4140), offset, scale);
+        h[2 * i + 1] = sl_scale_bytes(__byte_perm(bytes, 0x64646464u, 0x4342), offset, scale);
+    }
+}
+
 /* ---- eight elements ----------------------------------------------------------------------------- */
 
 /* Elements i .. i + 7 (i a multiple of 8) of a row of k; zeros from k on. */
@@ -163,20 +179,29 @@ template <sl_type type> struct sl_eight {
     uint32_t words[n_word];
     uint16_t scale;
 
+    /* aligned: the row is known to begin at a multiple of 16 bytes. */
+    template <bool aligned>
     __device__ __forceinline__ void load(const unsigned char *row, uint32_t groups, uint32_t i) {
         if constexpr (sl_is_scaled<type>) {
             const size_t quant_bytes = (size_t)groups * (type == SL_Q8 ? SL_GROUP : SL_GROUP / 2);
             const uint32_t at = type == SL_Q8 ? i : i / SL_GROUP * SL_BLOCK + i % SL_BLOCK;
-            sl_load_words<type, 2>(row + at, (uintptr_t)(row + at) % 8 == 0, words);
+            sl_load_words<type, 2>(row + at, aligned || (uintptr_t)(row + at) % 8 == 0, words);
             scale = ((const uint16_t *)(row + quant_bytes))[i / SL_BLOCK];
         } else {
             const unsigned char *p = row + (size_t)i * (type == SL_F32 ? 4 : 2);
-            sl_load_words<type, n_word>(p, (uintptr_t)p % 16 == 0, words);
+            sl_load_words<type, n_word>(p, aligned || (uintptr_t)p % 16 == 0, words);
         }
     }
-    __device__ __forceinline__ void unpack(uint32_t i, float v[8]) const {
-        const float factor = sl_is_scaled<type> ? sl_half_to_float(scale) : 1;
-        sl_unpack8<type>(words, type == SL_Q4 && i % SL_GROUP >= SL_BLOCK, factor, v);
+    /* Rounded to f16, two to a word. */
+    __device__ __forceinline__ void halves(uint32_t i, uint32_t h[4]) const {
+        if constexpr (sl_is_scaled<type>) {
+            sl_quants_to_halves<type>(words, type == SL_Q4 && i % SL_GROUP >= SL_BLOCK, scale, h);
+        } else {
+            float v[8];
+            sl_unpack8<type>(words, false, 1, v);
+#pragma unroll
+            for (int j = 0; j < 4; j++) h[j] = sl_pack_f16(v[2 * j], v[2 * j + 1]);
+        }
     }
 };
 
@@ -215,39 +240,21 @@ template <sl_type type> struct sl_chunk {
             sl_is_scaled<type> ? sl_half_to_float((uint16_t)(high ? scales >> 16 : scales & 0xffff)) : 1;
         sl_unpack8<type>(words + (type == SL_Q4 ? p % 2 : p) * piece_words, high, scale, v);
     }
-    /* Piece p rounded to f16, two to a word. A scale with which quants would be beyond f16 counts as the largest
-     * without. */
+    /* Piece p rounded to f16, two to a word. */
     __device__ __forceinline__ void halves(int p, uint32_t h[4]) const {
         if constexpr (type == SL_F16) {
 #pragma unroll
             for (int i = 0; i < 4; i++) h[i] = words[i];
         } else if constexpr (sl_is_scaled<type>) {
-            const uint32_t *from = words + (type == SL_Q4 ? p % 2 : p) * piece_words;
-            const uint32_t scale = scale_halves(type == SL_Q4 && p >= 2);
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const uint32_t bytes = type == SL_Q8 ? from[i] ^ 0x80808080u : (p >= 2 ? from[i] >> 4 : from[i])
-                    & 0x0f0f0f0fu;
-                h[2 * i] = sl_scale_bytes(__byte_perm(bytes, 0x64646464u, 0x4140), offset_halves, scale);
-                h[2 * i + 1] = sl_scale_bytes(__byte_perm(bytes, 0x64646464u, 0x4342), offset_halves, scale);
-            }
+            const bool high = type == SL_Q4 && p >= 2;
+            sl_quants_to_halves<type>(words + (type == SL_Q4 ? p % 2 : p) * piece_words, high,
+                                      high ? scales >> 16 : scales & 0xffffu, h);
         } else {
             float v[8];
             unpack(p, v);
 #pragma unroll
             for (int i = 0; i < 4; i++) h[i] = sl_pack_f16(v[2 * i], v[2 * i + 1]);
         }
-    }
-
-  private:
-    /* 1024 + 128 and 1024 + 8, twice; 65504 / 128 and 65504 / 8. */
-    static constexpr uint32_t offset_halves = type == SL_Q8 ? 0x64806480u : 0x64086408u;
-    static constexpr uint32_t most_scale = type == SL_Q8 ? 0x5fffu : 0x6fffu;
-
-    __device__ __forceinline__ uint32_t scale_halves(bool high) const {
-        uint32_t s = high ? scales >> 16 : scales & 0xffffu;
-        if ((s & 0x7fffu) > most_scale) s = (s & 0x8000u) | most_scale;
-        return s | s << 16;
     }
 };
 

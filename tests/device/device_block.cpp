@@ -379,7 +379,7 @@ static void begin_block(void) {
     for (unsigned i = 0; i < n; i += 32)
         block.warps[i / 32] = {n - i >= 32 ? 0xffffffffu : (1u << (n - i)) - 1, 0, 0};
     for (unsigned i = 0; i < n; i++)
-        block.copies[i].n = block.copies[i].n_group = block.products[i].n = block.products[i].n_group = 0;
+        block.copies[i].n = block.copies[i].n_group = block.products[i].n = block.products[i].n_group = 0, block.products[i].begun = false;
     block.number++;
     if (block.grid->shared_bytes > 0)
         memset(block.shared, 0xff, block.grid->shared_bytes);

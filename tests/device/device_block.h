@@ -50,6 +50,7 @@ struct sl_device_multiplying {
 struct sl_device_products {
     sl_device_multiplying list[SL_MAX_PRODUCTS];
     unsigned n, n_group;
+    bool begun; /* sl_wgmma_begin has been called since the last group ended */
 };
 sl_device_products *sl_device_products_here(void);
 /* Another one for each block that is run. */

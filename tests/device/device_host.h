@@ -104,6 +104,7 @@ void sl_device_mma_load_transposed(uint32_t r[4], const void *row);
 /* And kernels/wgmma_cuda.h; the sums of the second are PTX registers. */
 void sl_device_wgmma(float *d, unsigned n_col, uint64_t x, uint64_t w);
 void sl_device_wgmma_registers(uint32_t *const *d, unsigned n_col, uint64_t x, uint64_t w);
+void sl_device_wgmma_begin(void);
 void sl_device_wgmma_commit(void);
 void sl_device_wgmma_wait(unsigned n);
 void sl_device_wgmma_publish(void);

@@ -61,7 +61,7 @@ enum { N_SITE = 1 << 14 };
 struct {
     std::unordered_map<uintptr_t, page> pages;
     bool active, atomic, async; /* async: the access is one of a warpgroup's products */
-    uint32_t n_published[SL_MAX_THREADS];
+    struct { uint32_t n, n_before, epoch; } published[SL_MAX_THREADS]; /* times; those before the epoch of the last */
     uint32_t launch, block, epoch;
     uint32_t epoch_of[SL_MAX_THREADS]; /* to which met[] belongs */
     uint32_t met[SL_MAX_THREADS][32];
@@ -155,6 +155,12 @@ bool counts(const touch *a, const moment *m) {
     return m->launch == races.launch && (!a->of_block || m->block == races.block);
 }
 
+/* How often a thread has published with a barrier behind it. */
+uint32_t published_before(unsigned thread) {
+    const auto *p = &races.published[thread];
+    return p->epoch == races.epoch ? p->n_before : p->n;
+}
+
 void check_against_write(const touch *a, const written *w) {
     if (!counts(a, &w->at) || !(a->bytes & w->bytes))
         return;
@@ -162,7 +168,7 @@ void check_against_write(const touch *a, const written *w) {
         report(a->thread, a->p, a->writes, "wrote", &w->at, w->thread, a->code);
     if (w->at.epoch == races.epoch && !ordered(a->thread, w->thread, &w->at))
         report(a->thread, a->p, a->writes, "wrote", &w->at, w->thread, a->code);
-    if (races.async && races.n_published[w->thread] == w->n_published)
+    if (races.async && published_before(w->thread) <= w->n_published)
         report(a->thread, a->p, false, "wrote and did not publish", &w->at, w->thread, a->code);
     if (w->thread != a->thread)
         note_need(&w->at);
@@ -224,7 +230,7 @@ void visit(const touch *a, slot *s) {
     written *w = races.atomic ? &s->atomic : &s->plain;
     w->at = now(a);
     w->thread = static_cast<uint16_t>(a->thread);
-    w->n_published = races.n_published[a->thread];
+    w->n_published = races.published[a->thread].n;
     w->bytes = a->bytes;
     if (!races.atomic)
         s->read.launch = s->atomic.at.launch = 0;
@@ -280,7 +286,12 @@ void sl_races_access_async(unsigned thread, const void *p, size_t n_bytes, const
     races.async = false;
 }
 
-void sl_races_publish(void) { races.n_published[sl_device_thread()]++; }
+void sl_races_publish(void) {
+    auto *p = &races.published[sl_device_thread()];
+    if (p->epoch != races.epoch)
+        p->epoch = races.epoch, p->n_before = p->n;
+    p->n++;
+}
 
 /* ---- memory, launches, waits --------------------------------------------------------------------- */
 

@@ -127,6 +127,8 @@ void end_products(void *const data[32]) {
 
 void ask_for(sl_device_multiplying m) {
     sl_device_products *p = sl_device_products_here();
+    if (!p->begun)
+        sl_device_trap("a warpgroup's product without sl_wgmma_begin in front of its group");
     if (m.n_col > MAX_COLS)
         sl_device_trap("a warpgroup's product of more than 256 columns");
     check_tile(m.x, 64), check_tile(m.w, m.n_col);
@@ -147,7 +149,12 @@ void sl_device_wgmma_registers(uint32_t *const *d, unsigned n_col, uint64_t x, u
     ask_for({nullptr, d, n_col, 0, x, w, __builtin_return_address(0)});
 }
 
-void sl_device_wgmma_commit(void) { sl_device_products_here()->n_group++; }
+void sl_device_wgmma_begin(void) { sl_device_products_here()->begun = true; }
+
+void sl_device_wgmma_commit(void) {
+    sl_device_products *p = sl_device_products_here();
+    p->n_group++, p->begun = false;
+}
 
 void sl_device_wgmma_wait(unsigned n) {
     sl_device_products *p = sl_device_products_here();

@@ -328,8 +328,8 @@ static __global__ void group_kernel(group_args a) {
     put_tile(x, a.x, GROUP_ROWS), put_tile(w, a.w, GROUP_COLS);
     sl_wgmma_publish();
     __syncthreads();
-    sl_wgmma_begin();
     for (int i = 0; i < 2; i++) {
+        sl_wgmma_begin();
         sl_wgmma_f16(d, sl_wgmma_tile(x) + 6, sl_wgmma_tile(w) + 6);
         sl_wgmma_commit();
     }
@@ -400,6 +400,8 @@ static __device__ void group_faults(int kind, unsigned i) {
     SL_SHARED_AT(unsigned char, shared, 1024);
     float d[4][4] = {};
     const unsigned at = kind == 13 ? 128 : kind == 14 ? 8 << 10 : 0;
+    if (kind != 19)
+        sl_wgmma_begin();
     const bool other = (kind == 15 && i % 32 == 5) || (kind == 16 && i / 32 == 1);
     sl_wgmma_f16(d, sl_wgmma_tile(shared + at) + (other ? 2 : 0), sl_wgmma_tile(shared + (8 << 10)));
     if (kind != 17)
@@ -448,7 +450,8 @@ static __global__ void fault_kernel(fault_args a) {
     case 14:
     case 15:
     case 16:
-    case 17: group_faults(a.kind, i); return;
+    case 17:
+    case 19: group_faults(a.kind, i); return;
     default: matrix_faults(a.kind, i);
     }
 }
@@ -484,6 +487,7 @@ static void test_faults(void) {
         expect_fault(15, 128, "the lanes of a warp ask for different products");
         expect_fault(16, 128, "the warps of a warpgroup ask for different products");
         expect_fault(17, 128, "returned with 1 products under way");
+        expect_fault(19, 128, "a warpgroup's product without sl_wgmma_begin");
         expect_fault(18, 32, "sl_prefetch of what is not device memory");
         test_sum();
     }

@@ -32,6 +32,7 @@ enum kind {
     MATRIX_SYNC,
     GROUP,
     GROUP_UNPUBLISHED,
+    GROUP_LATE,
     GROUP_OVER
 };
 
@@ -115,9 +116,12 @@ static __device__ void multiply_tiles(const race_args &a, uint4 *s) {
     float d[4][4] = {};
     for (unsigned j = i; j < TILES; j += 64)
         s[j] = a.x[i];
-    if (a.what != GROUP_UNPUBLISHED)
+    if (a.what != GROUP_UNPUBLISHED && a.what != GROUP_LATE)
         sl_wgmma_publish();
     __syncthreads();
+    if (a.what == GROUP_LATE)
+        sl_wgmma_publish();
+    sl_wgmma_begin();
     sl_wgmma_f16(d, sl_wgmma_tile(s), sl_wgmma_tile(s + 64 * 8));
     sl_wgmma_commit();
     if (a.what != GROUP_OVER)
@@ -143,6 +147,7 @@ static __global__ void race_kernel(race_args a) {
     case MATRIX_SYNC: load_rows(a, shared); return;
     case GROUP:
     case GROUP_UNPUBLISHED:
+    case GROUP_LATE:
     case GROUP_OVER: multiply_tiles(a, shared); return;
     default: break;
     }
@@ -252,6 +257,7 @@ int main() {
     expect(MATRIX_SYNC, 1, nullptr);
     expect(GROUP, 1, nullptr);
     expect(GROUP_UNPUBLISHED, 1, "wrote and did not publish");
+    expect(GROUP_LATE, 1, "wrote and did not publish");
     expect(GROUP_OVER, 1, "wrote");
     if (sl_check_failures == 0)
         printf("races: all checks hold\n");
