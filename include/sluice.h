@@ -148,6 +148,8 @@ typedef struct sl_session_params {
     const char *device;    /* "cpu" (also NULL), "cuda", "cuda:N", or "auto": a CUDA device if one is usable and the
                               model fits, else the CPU. A device asked for by name is never replaced by another. */
     sl_activations activations;
+    bool batch_invariant;  /* on a GPU: a sequence's results have the same bits whatever and however many are computed
+                              beside it, for runs that are alike; slower. On the CPU they always have */
     void (*progress)(void *arg, uint64_t done, uint64_t all); /* bytes of weights copied to a device; may be NULL */
     void *progress_arg;
 } sl_session_params;

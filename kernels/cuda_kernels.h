@@ -132,6 +132,7 @@ typedef struct sl_block_args {
     void *y;
     uint64_t x_stride, y_stride;
     uint32_t n_block, b;
+    uint32_t n_few; /* up to so many rows the kernel of few: sl_block_rows, or less */
     sl_rows rows;
     const void *w2;
     void *y2;

@@ -18,7 +18,7 @@ int sl_block_linear_cuda(const sl_block_args *args, sl_cuda_stream stream) {
     a.n_block = args->n_block;
     a.x_step = a.y_step = args->b;
     const sl_pair_args pair = sl_pair_of(a, args->w2, args->y2);
-    if (args->rows.max <= sl_block_rows(args->act)) return sl_gemv_blocks_cuda(pair, stream);
+    if (args->rows.max <= args->n_few) return sl_gemv_blocks_cuda(pair, stream);
     const int status = sl_gemm_blocks_cuda(a, stream);
     return status || !pair.both ? status : sl_gemm_blocks_cuda(sl_second_of(pair), stream);
 }

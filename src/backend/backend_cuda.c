@@ -187,7 +187,7 @@ static sl_status open_parts(sl_device *d, const sl_device_params *params, sl_err
     SL_TRY(open_block(d, err));
     SL_TRY(open_pinned(d, err));
     SL_TRY(reserve_logits(d, sl_min(d->n_slot, d->n_batch), err));
-    if (!sl_blas_open(&d->blas, d->stream, d->workspace, WORKSPACE)) /* own kernels, and a word about it */
+    if (!d->invariant && !sl_blas_open(&d->blas, d->stream, d->workspace, WORKSPACE)) /* own kernels, and a word about it */
         snprintf(d->note, sizeof d->note, "cuda:%d: %s: " SL_BLAS_INSTEAD, d->ordinal, d->blas.name);
     return sync(d, "starting", err);
 }
@@ -203,6 +203,7 @@ static sl_status cuda_open(const sl_graph *graph, const sl_device_params *params
     d->n_batch = params->n_batch;
     d->ordinal = params->ordinal;
     d->kv_f16 = params->kv_f16;
+    d->invariant = params->invariant;
     sl_status status = open_parts(d, params, err);
     if (status == SL_OK) *out = d;
     else cuda_close(d);

@@ -126,6 +126,7 @@ struct sl_device {
     size_t n_slot, n_batch;
     int ordinal;
     bool kv_f16;
+    bool invariant;          /* products are ours, and those of many rows, whatever their number */
     sl_status failed;        /* SL_OK, or what every further call returns */
     char failure[320];
     char note[160];          /* why there is no cuBLAS; empty: there is */

@@ -41,7 +41,7 @@ static sl_cuda_stream stream(const sl_cuda_pass *pass) { return pass->device->st
 static bool is_in_place(const sl_cuda_pass *pass, int32_t v) {
     const sl_cuda_plan *plan = &pass->device->plan;
     return plan->origin[plan->alias[v]] != SL_NO_VALUE &&
-           (!plan->is_copied[plan->alias[v]] || pass->batch->n_tok <= SL_GEMV_ROWS);
+           (!plan->is_copied[plan->alias[v]] || (pass->batch->n_tok <= SL_GEMV_ROWS && !pass->device->invariant));
 }
 /* The value that a node reads for v, and where in it the rows are. */
 static int32_t read_for(const sl_cuda_pass *pass, int32_t v, sl_rows *rows) {
@@ -242,11 +242,18 @@ static int blas_part(const sl_cuda_pass *pass, const sl_product_args *a, bool pl
     return direct ? 0 : sl_store_cuda(a, d->sums, a->n_row, d->stream);
 }
 
+/* Up to how many rows a product is one of few. */
+static uint32_t few_rows(const sl_cuda_pass *pass, const sl_node *node) {
+    if (pass->device->invariant) return 0;
+    if (node->op == SL_OP_BLOCK_LINEAR) return sl_block_rows(act(pass));
+    return sl_gemv_rows(act(pass), sl_cuda_weight_type(act(pass), node->u.linear.w));
+}
+
 /* Many rows: cuBLAS, if it is there and the host knows how many. */
 static int launch_linear(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_product_args a = product_args(pass, node);
     const sl_tensor *w = node->u.linear.w;
-    if (a.rows.max <= sl_gemv_rows(a.act, a.type)) return sl_gemv_cuda(&a, stream(pass));
+    if (a.rows.max <= few_rows(pass, node)) return sl_gemv_cuda(&a, stream(pass));
     if (!pass->device->blas.product || sl_cuda_is_counted(&pass->device->plan, node))
         return sl_gemm_cuda(&a, stream(pass));
     const uint32_t piece = (uint32_t)sl_cuda_piece(&pass->device->plan, w);
@@ -271,6 +278,7 @@ static sl_block_args block_args(const sl_cuda_pass *pass, const sl_node *node) {
         .y_stride = stride(pass, node->out),
         .n_block = (uint32_t)w->spec.shape[0],
         .b = (uint32_t)w->spec.shape[1],
+        .n_few = few_rows(pass, node),
         .rows = rows_of(pass, node->domain),
     };
 }
@@ -278,12 +286,6 @@ static sl_block_args block_args(const sl_cuda_pass *pass, const sl_node *node) {
 static int launch_block_linear(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_block_args args = block_args(pass, node);
     return sl_block_linear_cuda(&args, stream(pass));
-}
-
-/* Up to how many rows a product is one of few. */
-static uint32_t few_rows(const sl_cuda_pass *pass, const sl_node *node) {
-    if (node->op == SL_OP_BLOCK_LINEAR) return sl_block_rows(act(pass));
-    return sl_gemv_rows(act(pass), sl_cuda_weight_type(act(pass), node->u.linear.w));
 }
 
 /* Are node and the one behind it products of the same x with matrices alike, to values alike, of few rows? They take one

@@ -249,7 +249,8 @@ static sl_status open_samplers(bench *b, sl_error *err) {
 static sl_status open_bench(bench *b, sl_error *err) {
     const sl_bench_config *c = b->config;
     sl_session_params params = { .n_slot = c->n_seq, .n_batch = c->n_batch, .n_thread = c->n_thread,
-                                 .route_threshold = c->tau, .device = c->device, .activations = c->activations };
+                                 .route_threshold = c->tau, .device = c->device, .activations = c->activations,
+                                 .batch_invariant = c->batch_invariant };
     b->n_run_token = sl_max(c->n_prompt, WARM_TOKENS);
     SL_TRY(sl_alloc((void **)&b->runs, c->n_seq, sizeof *b->runs, "runs", err));
     SL_TRY(sl_alloc((void **)&b->tokens, c->n_seq, b->n_run_token * sizeof *b->tokens, "tokens", err));

@@ -29,6 +29,7 @@ typedef struct sl_bench_config {
     float tau;              /* NAN: as stored */
     const char *device;     /* "cpu", "cuda:N" */
     sl_activations activations;
+    bool batch_invariant;
     bool profile;           /* one repetition more, each node by itself */
     double max_seconds;     /* no repetition is begun after this time; 0: all are made */
 } sl_bench_config;

@@ -126,6 +126,7 @@ static size_t row_values(const sl_bench_row *row, value *v) {
         { "threads", COUNT, NULL, c->n_thread, 0 },
         { "device", TEXT, c->device, 0, 0 },
         { "activations", TEXT, sl_bench_activations(row->model, c), 0, 0 },
+        { "batch_invariant", TRUTH, NULL, c->batch_invariant, 0 },
         { "repetitions", COUNT, NULL, row->n_repeat, 0 },
         { "tokens_per_second_median", REAL, NULL, 0, row->median },
         { "tokens_per_second_min", REAL, NULL, 0, row->min },

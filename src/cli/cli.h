@@ -100,6 +100,7 @@ typedef struct sl_common {
     const char *model;      /* -m; NULL: the shipped Bridge */
     int64_t n_thread, n_batch;
     const char *device;     /* "auto" */
+    bool batch_invariant;   /* on a GPU */
     const char *activations; /* on a GPU: "f32", "f16"; NULL: as the weights have it */
     double route_threshold; /* NAN: as stored */
     double temperature, top_p, min_p, repeat_penalty;

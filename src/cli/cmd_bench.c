@@ -27,7 +27,7 @@ typedef struct bench {
     sl_text_list files, synthetic;
     const char *against, *json, *csv, *device, *activations;
     sl_int_list prompts, gens, depths, batches, threads, repeats;
-    bool given_prompts, given_gens, given_repeats, profile;
+    bool given_prompts, given_gens, given_repeats, profile, batch_invariant;
     int64_t n_batch;
     double route_threshold;
     char device_id[16];               /* "cpu", "cuda:0" */
@@ -168,7 +168,7 @@ static bool print_probe(const char *name, const char *unit, size_t n_thread, con
 /* What the rows have in common. */
 static sl_bench_config base_config(const bench *b) {
     return (sl_bench_config){ .n_batch = (size_t)b->n_batch, .tau = (float)b->route_threshold, .device = b->device_id,
-                              .profile = b->profile, .activations = sl_activations_named(b->activations) };
+                              .profile = b->profile, .batch_invariant = b->batch_invariant, .activations = sl_activations_named(b->activations) };
 }
 
 /* A GPU's probes stand in for the CPU's: copying for reading, cuBLAS for the matrix product. Without cuBLAS nothing is
@@ -429,6 +429,8 @@ static int run(int argc, char **argv) {
           "cpu, cuda, cuda:N, or auto: a GPU if the models fit (auto)", NULL },
         { "--activations", "f32|f16", SL_ARG_CHOICE, &b.activations, 0, 0,
           "between the layers, on a GPU (f16; f32 for f32 weights)", NULL },
+        { "--batch-invariant", NULL, SL_ARG_FLAG, &b.batch_invariant, 0, 0,
+          "on a GPU: the same bits whatever is computed beside a sequence", NULL },
         { "--profile", NULL, SL_ARG_FLAG, &b.profile, 0, 0,
           "where the time goes, node by node, of one repetition more", NULL },
         { "--json", "FILE", SL_ARG_TEXT, &b.json, 0, 0, "write the rows as JSON, anew after each row", NULL },

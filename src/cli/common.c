@@ -43,6 +43,8 @@ size_t sl_common_args(sl_common *common, bool sampling, sl_arg *args, size_t n) 
           "cpu, cuda, cuda:N, or auto: a GPU if the model fits it (auto)", NULL },
         { "--activations", "f32|f16", SL_ARG_CHOICE, &c->activations, 0, 0,
           "between the layers, on a GPU (f16; f32 for f32 weights)", NULL },
+        { "--batch-invariant", NULL, SL_ARG_FLAG, &c->batch_invariant, 0, 0,
+          "on a GPU: the same bits whatever is computed beside a sequence; slower (the CPU always)", NULL },
     };
     const sl_arg sample[] = {
         { "-n, --n-predict", "N", SL_ARG_INT, &c->n_predict, -1, INT32_MAX,
@@ -199,6 +201,7 @@ bool sl_common_session(const sl_common *common, size_t n_slot, const sl_model *m
     params.route_threshold = (float)common->route_threshold;
     params.device = common->device;
     params.activations = sl_activations_named(common->activations);
+    params.batch_invariant = common->batch_invariant;
     sl_progress progress = { 0 };
     params.progress = show_upload;
     params.progress_arg = &progress;

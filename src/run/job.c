@@ -2,6 +2,8 @@
 
 #include <stdlib.h>
 
+#include "run/session.h"
+
 void sl_job_release(sl_job *job) {
     free(job->tokens);
     sl_sampler_destroy(job->sampler);
@@ -43,7 +45,8 @@ static bool is_running(const sl_job *job) { return job && job->stream.finish == 
 static bool in_prompt(const sl_job *job) { return job->n_fed < job->n_token; }
 
 /* Single tokens first: they are what everybody waits for. Prompts share the rest of the pass, and a quarter
- * of it at least, so that they come forward also when there are more sequences than tokens in a pass. */
+ * of it at least, so that they come forward also when there are more sequences than tokens in a pass. Where others must
+ * not matter they come in such quarters, whole. */
 static size_t plan_runs(sl_jobs *jobs) {
     size_t n = 0;
     for (size_t slot = 0; slot < jobs->n_slot; slot++) {
@@ -57,7 +60,8 @@ static size_t plan_runs(sl_jobs *jobs) {
     for (size_t slot = 0; slot < jobs->n_slot && left; slot++) {
         sl_job *job = jobs->slots[slot];
         if (!is_running(job) || !in_prompt(job)) continue;
-        size_t piece = sl_min(job->n_token - job->n_fed, left);
+        size_t piece = sl_min(job->n_token - job->n_fed, jobs->session->invariant ? least : left);
+        if (piece > left) break;
         jobs->samplers[n] = job->n_fed + piece == job->n_token ? job->sampler : NULL;
         jobs->runs[n++] = (sl_run){ slot, job->tokens + job->n_fed, piece, SL_LOGITS_NONE };
         left -= piece;

@@ -63,13 +63,14 @@ sl_status sl_session_create(const sl_model *model, const sl_session_params *para
     s->model = model;
     s->n_slot = params->n_slot;
     s->n_batch = params->n_batch;
+    s->invariant = params->batch_invariant;
     s->tau = params->route_threshold;
     s->kv_f16 = model->type != SL_F32;
     sl_device_params device = {
         .n_slot = s->n_slot, .n_batch = s->n_batch, .n_thread = params->n_thread, .kv_f16 = s->kv_f16,
         .exact = params->activations == SL_ACTIVATIONS_F32 ||
                  (params->activations == SL_ACTIVATIONS_AUTO && model->type == SL_F32),
-        .progress = params->progress, .progress_arg = params->progress_arg,
+        .invariant = params->batch_invariant, .progress = params->progress, .progress_arg = params->progress_arg,
     };
     sl_status status = session_memory(s, err);
     if (status == SL_OK) status = sl_device_choose(params->device, &model->graph, &device, &s->choice, err);
@@ -196,12 +197,17 @@ static void take_back(sl_session *s, const call *c, const sl_batch *batch) {
     for (size_t r = 0; r < batch->n_run; r++) s->slots[batch->runs[r].slot].n_token -= batch->runs[r].n_tok;
 }
 
+/* May the run begin in a pass that has tokens already? */
+static bool may_join(const sl_session *s, const sl_run *run, size_t n_tok) {
+    return !s->invariant || !n_tok || run->n_token <= s->n_batch - n_tok;
+}
+
 /* Fills passes with what is left of the runs and executes them. */
 static sl_status run_passes(sl_session *s, const call *c, sl_error *err) {
     for (size_t i = 0, t = 0; i < c->n_run;) {
         sl_batch batch = { .tokens = s->tokens, .runs = s->runs, .out_rows = s->out_rows, .out = s->out,
                            .draws = s->draws, .drawn = s->drawn, .tau = s->tau };
-        while (i < c->n_run && batch.n_tok < s->n_batch) {
+        while (i < c->n_run && batch.n_tok < s->n_batch && (t || may_join(s, &c->runs[i], batch.n_tok))) {
             t += add_tokens(s, c, i, t, &batch);
             if (t == c->runs[i].n_token) i++, t = 0;
         }

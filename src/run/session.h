@@ -30,6 +30,7 @@ struct sl_session {
     sl_device *device;
     sl_device_choice choice;
     size_t n_slot, n_batch;
+    bool invariant;   /* a run that fits one pass is not cut for the sake of others */
     float tau;        /* NAN: as stored */
     bool kv_f16;
     sl_slot *slots;

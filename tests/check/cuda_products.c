@@ -477,6 +477,7 @@ static void check_blocks(check *c, sl_type type, sl_act act, uint32_t n_block, u
                         .act = act,
                         .n_block = n_block,
                         .b = b,
+                        .n_few = check_random(c) % 4 ? sl_block_rows(act) : 0,
                         .rows = { .max = max } };
     a.x = cuda_put_rows(act, x, e, e, max, &a.x_stride);
     a.y = cuda_new_rows(act, e, max, &a.y_stride);

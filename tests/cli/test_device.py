@@ -109,11 +109,11 @@ class Batch(Case):
     LINES = b"".join(b'{"prompt": "%s", "max_tokens": %d, "temperature": %s, "seed": %d}\n'
                      % (b"the on " * (i % 4 + 1), 3 + i, [b"0", b"0.9"][i % 2], i) for i in range(9))
 
-    def batch(self, *flags, run=on_device, kind="bridge"):
+    def batch(self, *flags, run=on_device, kind="bridge", type="f32"):
         source, out = scratch() / "in.jsonl", scratch() / "out.jsonl"
         source.write_bytes(self.LINES)
         out.unlink(missing_ok=True)
-        run("batch", "-m", model(kind), "-i", source, "-o", out, *flags, check=0)
+        run("batch", "-m", model(kind, type=type), "-i", source, "-o", out, *flags, check=0)
         rows = [json.loads(line) for line in out.read_text().splitlines()]
         return [(row["finish_reason"], row["text"]) for row in sorted(rows, key=lambda row: row["index"])]
 
@@ -124,6 +124,15 @@ class Batch(Case):
             for parallel in ("1", "4", "20"):
                 got = self.batch(*CUDA, "--parallel", parallel, kind=kind)
                 self.assertEqual(got, expected, (kind, parallel))
+
+    def test_batch_invariant(self):
+        """f16, more than one pass of prompts, and no cuBLAS, which nobody misses."""
+        flags = [*CUDA, "--batch-invariant", "-b", "24"]
+        for kind in ("bridge", "llama"):
+            expected = self.batch(*flags, "--parallel", "1", kind=kind, type="f16")
+            for parallel in ("3", "20"):
+                self.assertEqual(self.batch(*flags, "--parallel", parallel, kind=kind, type="f16"), expected, (kind, parallel))
+        self.assertEqual(on_device("generate", "-m", model(), "-p", "the", *GREEDY, *flags, blas=["none"]).stderr, b"")
 
 
 class Blas(Case):

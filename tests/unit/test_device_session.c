@@ -227,6 +227,54 @@ static void cobatched(const sl_model *model, const sl_model *twin) {
 }
 static void test_cobatched_equals_solo(void **state) { (void)state; some_models(cobatched); }
 
+static sl_session *invariant_session(const sl_model *model, sl_activations activations, size_t n_slot) {
+    sl_session_params p = sl_session_params_default();
+    sl_session *s;
+    sl_error err;
+    p.device = "cuda", p.n_slot = n_slot, p.n_batch = 96, p.activations = activations, p.batch_invariant = true;
+    must(sl_session_create(model, &p, &s, &err), &err);
+    return s;
+}
+
+/* Any number of sequences at once, in passes of any number of rows: prompts from one token to more than a pass has, packed
+ * with others or alone, then token by token. */
+static void invariant_of(const sl_model *model, sl_activations activations) {
+    enum { N = 75, STEPS = 2, MOST = 120 };
+    static int32_t tokens[N + MOST + STEPS];
+    const size_t row_bytes = N_VOCAB * sizeof(float);
+    sl_session *all = invariant_session(model, activations, N), *alone = invariant_session(model, activations, 1);
+    float *kept = malloc((STEPS + 1) * N * row_bytes);
+    sl_run runs[N];
+    sl_error err;
+    sequence(tokens, sizeof tokens / sizeof *tokens, 6);
+    for (size_t i = 0; i < N; i++)
+        runs[i] = (sl_run){ i, tokens + i, i % 25 == 7 ? MOST - i : 1 + i * 5 % 19, SL_LOGITS_LAST };
+    for (size_t step = 0; step <= STEPS; step++) {
+        must(sl_session_eval(all, runs, N, &err), &err);
+        for (size_t i = 0; i < N; i++) memcpy(kept + (step * N + i) * N_VOCAB, sl_slot_logits(all, i), row_bytes);
+        for (size_t i = 0; i < N; i++) runs[i].tokens += runs[i].n_token, runs[i].n_token = 1;
+    }
+    for (size_t i = 0; i < N; i++) {
+        if (i % 13 && i % 25 != 7) continue; /* all long ones */
+        const size_t n_token = i % 25 == 7 ? MOST - i : 1 + i * 5 % 19;
+        sl_slot_reset(alone, 0);
+        for (size_t step = 0; step <= STEPS; step++) {
+            eval(alone, 0, tokens + i + (step ? n_token + step - 1 : 0), step ? 1 : n_token);
+            assert_memory_equal(sl_slot_logits(alone, 0), kept + (step * N + i) * N_VOCAB, row_bytes);
+        }
+    }
+    free(kept);
+    sl_session_destroy(all);
+    sl_session_destroy(alone);
+}
+
+static void invariant(const sl_model *model, const sl_model *twin) {
+    (void)twin;
+    invariant_of(model, SL_ACTIVATIONS_F16);
+    if (model->type == SL_F32) invariant_of(model, SL_ACTIVATIONS_F32);
+}
+static void test_batch_invariant(void **state) { (void)state; some_models(invariant); }
+
 /* The first pass of a shape is launched, the second captured, the third replayed. */
 static void replayed(const sl_model *model, const sl_model *twin) {
     int32_t tokens[16];
@@ -728,6 +776,7 @@ int main(void) {
         cmocka_unit_test(test_two_kinds_of_activations), cmocka_unit_test(test_little_shared_memory),
         cmocka_unit_test(test_ragged_batches),
         cmocka_unit_test(test_deep_rows_are_counted), cmocka_unit_test(test_cobatched_equals_solo),
+        cmocka_unit_test(test_batch_invariant),
         cmocka_unit_test(test_replay_equals_launches), cmocka_unit_test(test_states_move_between_devices),
         cmocka_unit_test(test_fork_mark_rewind_reset), cmocka_unit_test(test_stores_grow_under_a_captured_pass),
         cmocka_unit_test(test_damaged_states), cmocka_unit_test(test_f16_does_not_drift),
