@@ -168,7 +168,7 @@ template <sl_type type, class S> struct w_source {
 /* One step of a warp: half the rows of x by its part of the weight rows. */
 template <class S>
 __device__ __forceinline__ void multiply_by_warp(const stage<S> &s, uint32_t warp, uint32_t lane,
-                                         float sum[S::N_X][S::N_W][4]) {
+                                                 float sum[S::N_X][S::N_W][4]) {
     /* Chunk 2 d + c of a row lies at chunk c's place ^ 2 d, and the same chunk of a row 8 on is a constant away. */
     const uint32_t x_at = place(warp % 2 * S::WARP_TOKENS + lane % 16, lane / 16);
     const uint32_t w_at = place(warp / 2 * S::WARP_COLS + lane % 8 + lane / 16 * 8, lane / 8 % 2);
@@ -195,7 +195,7 @@ __device__ __forceinline__ void multiply_by_group(const stage<S> &s, uint32_t wa
     const uint64_t x = sl_wgmma_tile(s.x + warp / 4 * GROUP_ROWS * ROW_CHUNKS), w = sl_wgmma_tile(s.w);
     sl_wgmma_begin();
 #pragma unroll
-    for (uint32_t d = 0; d < DEPTH / 16; d++) sl_wgmma_f16(*reinterpret_cast<float (*)[S::N_W][4]>(sum), x + 2 * d, w + 2 * d);
+    for (uint32_t d = 0; d < DEPTH / 16; d++) sl_wgmma_f16(sum[0], x + 2 * d, w + 2 * d);
     sl_wgmma_commit();
 }
 

@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(N_WARP *WARP) gemv_kernel(sl_blocks_args a) {
         for (int f = 0; f < n_flight; f++) {
 #pragma unroll
             for (int i = 0; i < n_out; i++) {
-                if (c + WARP * f < n_full) chunk[f][i].load(row[i], groups, c + WARP * f, w_aligned);
+                if (c + WARP * f < n_full) chunk[f][i].template load<false>(row[i], groups, c + WARP * f, w_aligned);
             }
         }
 #pragma unroll

@@ -117,8 +117,8 @@ __device__ __forceinline__ void sum_up(const share &s, const rows_of_x<n_tile> &
         for (int f = 0; f < n_flight; f++) {
             const uint32_t c = (step + n_split * f) * CHUNKS + q;
             if (step + n_split * f >= n_whole) continue;
-            chunk[f][0].load(s.row[0], groups, c, w_aligned);
-            chunk[f][1].load(s.row[1], groups, c, w_aligned);
+            chunk[f][0].template load<true>(s.row[0], groups, c, w_aligned);
+            chunk[f][1].template load<true>(s.row[1], groups, c, w_aligned);
         }
 #pragma unroll
         for (int f = 0; f < n_flight; f++) {

@@ -229,8 +229,9 @@ template <sl_type type> struct sl_chunk {
         return (c * n_piece + p) * 8;
     }
 
+    template <bool once> /* see sl_load_as */
     __device__ __forceinline__ void load(const unsigned char *row, uint32_t groups, uint32_t c, bool aligned) {
-        sl_load_words<type, n_word, true>(row + (size_t)c * (4 * n_word), aligned, words);
+        sl_load_words<type, n_word, once>(row + (size_t)c * (4 * n_word), aligned, words);
         if constexpr (type == SL_Q8) scales = ((const uint16_t *)(row + (size_t)groups * SL_GROUP))[c / 2];
         if constexpr (type == SL_Q4) scales = ((const uint32_t *)(row + (size_t)groups * SL_GROUP / 2))[c / 2];
     }

@@ -88,7 +88,7 @@ static void take_all(carve *c, sl_device *d) {
     d->attention = take(c, p->attention_floats, sizeof *d->attention);
     d->scan = take(c, p->scan_floats, sizeof *d->scan);
     d->expanded = take(c, p->expand_bytes, 1);
-    d->workspace = take(c, WORKSPACE, 1);
+    d->workspace = take(c, d->invariant ? 0 : WORKSPACE, 1);
     d->draws = take(c, d->n_slot, sizeof *d->draws);
     d->drawn = take(c, d->n_slot, sizeof *d->drawn);
 }

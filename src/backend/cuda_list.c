@@ -92,7 +92,7 @@ sl_status sl_cuda_no_memory(int ordinal, const char *what, uint64_t n, const cha
 sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, sl_cuda_need *need,
                         sl_error *err) {
     sl_cuda_weights weights = { 0 };
-    sl_device device = { .graph = graph, .n_slot = params->n_slot, .n_batch = params->n_batch };
+    sl_device device = { .graph = graph, .n_slot = params->n_slot, .n_batch = params->n_batch, .invariant = params->invariant };
     SL_TRY(sl_cuda_plan_make(graph, params, &device.plan, err));
     sl_status status = sl_cuda_weights_lay_out(graph, &weights, err);
     *need = (sl_cuda_need){

@@ -74,7 +74,6 @@ static bool is_before_router(const sl_cuda_pass *pass, const sl_node *norm) {
 }
 
 static int launch_norm(const sl_cuda_pass *pass, const sl_node *node) {
-    if (is_before_router(pass, node)) return 0;
     const sl_norm *p = &node->u.norm;
     sl_rows rows = rows_of(pass, node->domain);
     const int32_t x = read_for(pass, node->in[0], &rows);
@@ -116,7 +115,6 @@ static int launch_silu_mul(const sl_cuda_pass *pass, const sl_node *node) {
 }
 
 static int launch_gather(const sl_cuda_pass *pass, const sl_node *node) {
-    if (is_in_place(pass, node->out)) return 0;
     const size_t size = sl_cuda_value_size(pass->device, node->out);
     const sl_gather_args args = {
         .src = at(pass, node->in[0]),
@@ -171,10 +169,13 @@ static int launch_route_score(const sl_cuda_pass *pass, const sl_node *node) {
            norm->domain == SL_ALL && sl_cuda_value_size(pass->device, norm->in[0]) == 4);
     return sl_route_score_cuda(&args, stream(pass));
 }
+static int launch_norm_and_score(const sl_cuda_pass *pass, const sl_node *node) {
+    return launch_route_score(pass, node + 1);
+}
 
 static int launch_route_split(const sl_cuda_pass *pass, const sl_node *node) {
     const sl_split_args args = split_args(pass, node);
-    return pass->batch->n_tok == 1 ? 0 : sl_route_split_cuda(&args, stream(pass));
+    return sl_route_split_cuda(&args, stream(pass));
 }
 
 /* ---- products ----------------------------------------------------------------------------------- */
@@ -513,7 +514,7 @@ static const launch_fn launches[SL_OP_N] = {
     [SL_OP_LINEAR] = launch_linear,
     [SL_OP_BLOCK_LINEAR] = launch_block_linear,
     [SL_OP_SILU_MUL] = launch_silu_mul,
-    [SL_OP_ROUTE_SCORE] = launch_route_score,
+    [SL_OP_ROUTE_SCORE] = NULL, /* with the norm in front of it */
     [SL_OP_ROUTE_SPLIT] = launch_route_split,
     [SL_OP_GATHER] = launch_gather,
     [SL_OP_SHIFT] = launch_shift,
@@ -526,10 +527,18 @@ static const launch_fn launches[SL_OP_N] = {
     [SL_OP_ATTENTION] = launch_attention,
 };
 
-/* Nodes that take one launch. */
+/* Nodes that take one launch, or NULL: none. */
 typedef struct step { launch_fn launch; size_t n_node; } step;
 
+/* Of a single token the router's launch splits as well. */
+static step step_of_router(const sl_cuda_pass *pass, const sl_node *norm, const sl_node *end) {
+    const bool splits = pass->batch->n_tok == 1 && norm + 2 < end && norm[2].op == SL_OP_ROUTE_SPLIT;
+    return (step){ launch_norm_and_score, splits ? 3 : 2 };
+}
+
 static step step_of(const sl_cuda_pass *pass, const sl_node *node, const sl_node *end) {
+    if (node->op == SL_OP_NORM && is_before_router(pass, node)) return step_of_router(pass, node, end);
+    if (node->op == SL_OP_GATHER && is_in_place(pass, node->out)) return (step){ NULL, 1 };
     if (!is_pair(pass, node, end)) return (step){ launches[node->op], 1 };
     if (is_gated(pass, node, end)) return (step){ launch_gated, 3 };
     return (step){ launch_pair, 2 };

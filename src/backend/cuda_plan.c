@@ -130,7 +130,7 @@ static void add_scratch(const sl_cuda_plan *plan, const sl_node *node, uint64_t 
 static void find_scratch(const sl_graph *g, const sl_device_params *params, int shared, sl_cuda_plan *plan) {
     for (size_t i = 0; i < g->n_node; i++) {
         const sl_node *node = &g->nodes[i];
-        if (node->op == SL_OP_LINEAR && !sl_cuda_is_counted(plan, node))
+        if (node->op == SL_OP_LINEAR && !sl_cuda_is_counted(plan, node) && !params->invariant)
             add_scratch(plan, node, &plan->expand_bytes, &plan->sum_floats);
         if (node->op == SL_OP_S6 && plan->act == SL_ACT_F16) {
             const sl_s6 *p = &node->u.s6;

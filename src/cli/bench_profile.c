@@ -41,7 +41,7 @@ static void name_part(const sl_graph *g, const sl_node_time *nodes, uint32_t fir
     const sl_node *head = &g->nodes[first];
     char tensor[SL_MAX_NAME];
     snprintf(out, cap, "%s", sl_op_name(head->op));
-    for (uint32_t i = first; i < g->n_node && nodes[i].with == first; i++) {
+    for (uint32_t i = first; i < g->n_node && (i == first || (nodes[i].with == first && !nodes[i].n)); i++) {
         const sl_node *node = &g->nodes[i];
         if (has_matrix(node)) short_tensor(node->u.linear.w->spec.name, tensor, sizeof tensor);
         if (i > first) append(out, cap, " + ");
@@ -76,8 +76,8 @@ sl_status sl_bench_profile_make(const sl_session *session, const sl_node_time *n
     SL_TRY(sl_alloc((void **)&out->parts, g->n_node, sizeof *out->parts, "a profile", err));
     for (uint32_t i = 0; i < g->n_node; i++) {
         char name[sizeof out->parts->name];
-        const uint32_t first = nodes[i].with;
-        if (!nodes[first].n) continue; /* part of another node on this device, or it had no rows */
+        const uint32_t first = nodes[i].n ? i : nodes[i].with; /* one that is not always with another is itself */
+        if (!nodes[first].n) continue; /* it had no rows, or this device does not need it */
         name_part(g, nodes, first, name, sizeof name);
         sl_bench_part *part = find(out, name);
         part->n += nodes[i].n;

@@ -55,9 +55,9 @@ bool sl_bench_table_row(const sl_bench_row *row) {
 }
 
 static const char profile_head[] =
-    "| node                                                             | times |   us each |      % |   GB/s | % read "
+    "| node                                                                     | times |   us each |      % |   GB/s | % read "
     "| TFLOP/s | % mat |\n"
-    "| ---------------------------------------------------------------- | ----: | --------: | -----: | -----: | -----: "
+    "| ------------------------------------------------------------------------ | ----: | --------: | -----: | -----: | -----: "
     "| ------: | ----: |\n";
 
 static double part_gbps(const sl_bench_part *p) { return 1e-9 * p->bytes / p->seconds; }
@@ -74,7 +74,7 @@ static bool profile_part(const sl_bench_row *row, const sl_bench_part *p) {
         snprintf(rate[0], sizeof rate[0], "%.3f", part_tflops(p));
         snprintf(rate[1], sizeof rate[1], "%.1f", 100 * part_tflops(p) / row->matmul_tflops);
     }
-    int n = snprintf(line, sizeof line, "| %-64s | %5.1f | %9.2f | %6.2f | %6s | %6s | %7s | %5s |\n", p->name,
+    int n = snprintf(line, sizeof line, "| %-72s | %5.1f | %9.2f | %6.2f | %6s | %6s | %7s | %5s |\n", p->name,
                      (double)p->n / (double)row->profile.n_pass, 1e6 * p->seconds / (double)p->n,
                      100 * p->seconds / row->profile.seconds, read[0], read[1], rate[0], rate[1]);
     return sl_out(line, sl_min((size_t)n, sizeof line - 1));
@@ -89,8 +89,8 @@ bool sl_bench_table_profile(const sl_bench_row *row) {
     for (size_t i = 0; i < p->n; i++) sum += p->parts[i].seconds;
     test_name(row, test, sizeof test);
     int n = snprintf(line, sizeof line,
-                     "\n%s, %s, node by node: %" PRIu64 " passes of %.3f ms, of which %.1f %% in nodes\n\n",
-                     sl_name(row->model->label, &name), test, p->n_pass, 1e3 * p->seconds / (double)p->n_pass,
+                     "\n%s %s, %s, %zu threads, node by node: %" PRIu64 " passes of %.3f ms, of which %.1f %% in nodes\n\n",
+                     sl_name(row->model->label, &name), row->model->info.type, test, row->config.n_thread, p->n_pass, 1e3 * p->seconds / (double)p->n_pass,
                      100 * sum / p->seconds);
     bool good = sl_out(line, sl_min((size_t)n, sizeof line - 1)) && sl_out(profile_head, sizeof profile_head - 1);
     for (size_t i = 0; good && i < p->n; i++) good = profile_part(row, &p->parts[i]);

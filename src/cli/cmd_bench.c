@@ -128,6 +128,7 @@ static bool hold_weights(const bench *b, sl_bench_model *m) {
     common.n_batch = 1;
     common.device = b->device_id;
     common.activations = b->activations;
+    common.batch_invariant = b->batch_invariant;
     return sl_common_session(&common, 1, m->model, &m->holder);
 }
 
@@ -168,7 +169,8 @@ static bool print_probe(const char *name, const char *unit, size_t n_thread, con
 /* What the rows have in common. */
 static sl_bench_config base_config(const bench *b) {
     return (sl_bench_config){ .n_batch = (size_t)b->n_batch, .tau = (float)b->route_threshold, .device = b->device_id,
-                              .profile = b->profile, .batch_invariant = b->batch_invariant, .activations = sl_activations_named(b->activations) };
+                              .profile = b->profile, .batch_invariant = b->batch_invariant,
+                              .activations = sl_activations_named(b->activations) };
 }
 
 /* A GPU's probes stand in for the CPU's: copying for reading, cuBLAS for the matrix product. Without cuBLAS nothing is
@@ -261,9 +263,12 @@ static sl_status write_files(const bench *b, sl_error *err) {
     return SL_OK;
 }
 
-static sl_status keep_row(bench *b, const sl_bench_row *row, sl_error *err) {
-    if (!sl_grow((void **)&b->rows, &b->cap_row, b->n_row + 1, sizeof *b->rows))
+/* The rows own their profiles, this one's too, whatever comes of it. */
+static sl_status keep_row(bench *b, sl_bench_row *row, sl_error *err) {
+    if (!sl_grow((void **)&b->rows, &b->cap_row, b->n_row + 1, sizeof *b->rows)) {
+        sl_bench_profile_release(&row->profile);
         return sl_fail(err, SL_E_MEMORY, "out of memory: %zu rows", b->n_row);
+    }
     b->rows[b->n_row++] = *row;
     sl_bench_table_row(row);
     return write_files(b, err);
@@ -274,12 +279,14 @@ static sl_status run_config(bench *b, const sl_bench_config *c, const probes *p,
     size_t n_own = b->n_model - b->has_baseline;
     sl_bench_row base, row;
     bool has_base = false, measured;
+    sl_status status = SL_OK;
     if (b->has_baseline) SL_TRY(measure(b, n_own, c, p, NULL, &base, &has_base, err));
-    for (size_t i = 0; i < n_own && !sl_interrupted(); i++) {
-        SL_TRY(measure(b, i, c, p, has_base ? &base : NULL, &row, &measured, err));
-        if (measured) SL_TRY(keep_row(b, &row, err));
+    for (size_t i = 0; i < n_own && !sl_interrupted() && status == SL_OK; i++) {
+        status = measure(b, i, c, p, has_base ? &base : NULL, &row, &measured, err);
+        if (status == SL_OK && measured) status = keep_row(b, &row, err);
     }
-    if (!has_base) return SL_OK;
+    if (!has_base) return status;
+    if (status != SL_OK) return sl_bench_profile_release(&base.profile), status;
     base.ratio = 1;
     return keep_row(b, &base, err);
 }

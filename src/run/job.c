@@ -60,7 +60,7 @@ static size_t plan_runs(sl_jobs *jobs) {
     for (size_t slot = 0; slot < jobs->n_slot && left; slot++) {
         sl_job *job = jobs->slots[slot];
         if (!is_running(job) || !in_prompt(job)) continue;
-        size_t piece = sl_min(job->n_token - job->n_fed, jobs->session->invariant ? least : left);
+        size_t piece = sl_min(job->n_token - job->n_fed, jobs->session->invariant ? sl_max(jobs->n_batch / 4, 1) : left);
         if (piece > left) break;
         jobs->samplers[n] = job->n_fed + piece == job->n_token ? job->sampler : NULL;
         jobs->runs[n++] = (sl_run){ slot, job->tokens + job->n_fed, piece, SL_LOGITS_NONE };

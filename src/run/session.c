@@ -1,7 +1,8 @@
 /* Sessions: cutting runs into passes, and slots as things that can be reset, forked, marked and rewound.
  *
  * A slot's result does not depend on how its tokens are cut (kernels/kernels.h), so passes are filled
- * greedily in the order of the runs. */
+ * greedily in the order of the runs. On a GPU it does, by rounding: where that is not to be, a run is cut as it
+ * would be alone. */
 #include "run/session.h"
 
 #include <math.h>
@@ -63,7 +64,6 @@ sl_status sl_session_create(const sl_model *model, const sl_session_params *para
     s->model = model;
     s->n_slot = params->n_slot;
     s->n_batch = params->n_batch;
-    s->invariant = params->batch_invariant;
     s->tau = params->route_threshold;
     s->kv_f16 = model->type != SL_F32;
     sl_device_params device = {
@@ -75,6 +75,7 @@ sl_status sl_session_create(const sl_model *model, const sl_session_params *para
     sl_status status = session_memory(s, err);
     if (status == SL_OK) status = sl_device_choose(params->device, &model->graph, &device, &s->choice, err);
     s->backend = s->choice.backend;
+    s->invariant = params->batch_invariant && s->backend != &sl_backend_cpu; /* which is so anyway */
     if (status == SL_OK) status = s->backend->open(&model->graph, &device, &s->device, err);
     if (status == SL_OK) *out = s;
     else sl_session_destroy(s);

@@ -308,6 +308,18 @@ static bool check_untouched(check *c, const product *p, uint32_t b) {
     return true;
 }
 
+/* One of the rows alone: in f16 and f32 alike its sums have the same bits in whatever tile, beside whatever others. */
+static void check_alone(check *c, const product *p) {
+    product one = *p;
+    const uint32_t t = (uint32_t)check_index(c, p->s.n), b = p->s.out == SL_OUT_ADD && p->s.indexed ? p->index[t] : t;
+    const size_t n = p->s.n_row, at = (size_t)b * n;
+    one.s.max = one.s.n = 1, one.s.counted = one.s.indexed = one.s.in_place = false, one.n_batch = 1;
+    one.x += (size_t)t * p->s.k, one.rho += b, one.before += at;
+    one.after = check_buffer(c, n * sizeof *one.after);
+    launch_product(&one);
+    check_same(c, "a row by itself", one.after, p->after + at, n * sizeof *one.after);
+}
+
 static void check_product(check *c, shape s) {
     static const char *const outs[] = { "act", "f32", "add" };
     s.in_place = s.indexed && s.kernel == GEMV && s.act == SL_ACT_F16 && check_random(c) % 2;
@@ -323,6 +335,7 @@ static void check_product(check *c, shape s) {
         if (row_here) check_row(c, &p, t++, b);
         else check_untouched(c, &p, b);
     }
+    if (s.kernel == GEMM && s.n > 0 && !c->failed) check_alone(c, &p);
     cuda_free();
     check_end(c);
 }

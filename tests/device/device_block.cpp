@@ -52,7 +52,6 @@ struct {
     lane lanes[SL_MAX_THREADS];
     sl_device_copies copies[SL_MAX_THREADS];
     sl_device_products products[SL_MAX_THREADS];
-    uint64_t number;
     warp warps[SL_MAX_THREADS / 32];
     unsigned ready[SL_MAX_THREADS]; /* ring */
     unsigned n_thread, n_started, n_returned, at_barrier, ready_head, n_ready, current, returned_first;
@@ -216,6 +215,8 @@ void run_thread(void) {
     check_return(thread);
     if (block.n_returned++ == 0)
         block.returned_first = thread;
+    if (block.n_returned == block.n_thread)
+        sl_device_products_end();
     block.warps[thread / 32].returned |= 1u << thread % 32;
 }
 
@@ -363,8 +364,6 @@ sl_device_copies *sl_device_copies_here(void) { return &block.copies[block.curre
 
 sl_device_products *sl_device_products_here(void) { return &block.products[block.current]; }
 
-uint64_t sl_device_block_number(void) { return block.number; }
-
 void *sl_device_shared(void) { return block.shared; }
 
 size_t sl_device_shared_bytes(void) { return block.grid->shared_bytes; }
@@ -379,8 +378,10 @@ static void begin_block(void) {
     for (unsigned i = 0; i < n; i += 32)
         block.warps[i / 32] = {n - i >= 32 ? 0xffffffffu : (1u << (n - i)) - 1, 0, 0};
     for (unsigned i = 0; i < n; i++)
-        block.copies[i].n = block.copies[i].n_group = block.products[i].n = block.products[i].n_group = 0, block.products[i].begun = false;
-    block.number++;
+        block.copies[i].n = block.copies[i].n_group = 0;
+    sl_device_products_begin();
+    for (unsigned i = 0; i < n; i++)
+        block.products[i].n = block.products[i].n_group = 0, block.products[i].begun = false;
     if (block.grid->shared_bytes > 0)
         memset(block.shared, 0xff, block.grid->shared_bytes);
 }

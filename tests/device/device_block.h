@@ -46,6 +46,7 @@ struct sl_device_multiplying {
     unsigned n_col, group;
     uint64_t x, w; /* descriptors */
     const void *code;
+    uint32_t epoch; /* of the races' clock when it was asked for */
 };
 struct sl_device_products {
     sl_device_multiplying list[SL_MAX_PRODUCTS];
@@ -53,8 +54,9 @@ struct sl_device_products {
     bool begun; /* sl_wgmma_begin has been called since the last group ended */
 };
 sl_device_products *sl_device_products_here(void);
-/* Another one for each block that is run. */
-uint64_t sl_device_block_number(void);
+/* At the begin of a block; at its end, where it is a trap if the warps of a warpgroup have asked for different numbers. */
+void sl_device_products_begin(void);
+void sl_device_products_end(void);
 
 /* Suspends until all 32 lanes of the warp call it with the same function, which the last of them calls with
  * everyone's data in the order of the lanes. */

@@ -61,6 +61,8 @@ enum { N_SITE = 1 << 14 };
 struct {
     std::unordered_map<uintptr_t, page> pages;
     bool active, atomic, async; /* async: the access is one of a warpgroup's products */
+    bool ends;                  /* and its last, */
+    uint32_t since;             /* which began in this epoch */
     struct { uint32_t n, n_before, epoch; } published[SL_MAX_THREADS]; /* times; those before the epoch of the last */
     uint32_t launch, block, epoch;
     uint32_t epoch_of[SL_MAX_THREADS]; /* to which met[] belongs */
@@ -168,6 +170,8 @@ void check_against_write(const touch *a, const written *w) {
         report(a->thread, a->p, a->writes, "wrote", &w->at, w->thread, a->code);
     if (w->at.epoch == races.epoch && !ordered(a->thread, w->thread, &w->at))
         report(a->thread, a->p, a->writes, "wrote", &w->at, w->thread, a->code);
+    if (races.ends && w->at.epoch > races.since)
+        report(a->thread, a->p, false, "wrote while a product read it", &w->at, w->thread, a->code);
     if (races.async && published_before(w->thread) <= w->n_published)
         report(a->thread, a->p, false, "wrote and did not publish", &w->at, w->thread, a->code);
     if (w->thread != a->thread)
@@ -284,6 +288,14 @@ void sl_races_access_async(unsigned thread, const void *p, size_t n_bytes, const
     races.async = true;
     sl_races_access_of(thread, p, n_bytes, false, code);
     races.async = false;
+}
+
+uint32_t sl_races_epoch(void) { return races.epoch; }
+
+void sl_races_end_async(unsigned thread, const void *p, size_t n_bytes, uint32_t since, const void *code) {
+    races.ends = true, races.since = since;
+    sl_races_access_async(thread, p, n_bytes, code);
+    races.ends = false;
 }
 
 void sl_races_publish(void) {

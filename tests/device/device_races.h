@@ -25,6 +25,9 @@ void sl_races_access_of(unsigned thread, const void *p, size_t n_bytes, bool wri
 /* Products of a warpgroup read (device_wgmma.cpp): what was written must have been published since by who wrote it. */
 void sl_races_access_async(unsigned thread, const void *p, size_t n_bytes, const void *code);
 void sl_races_publish(void);
+/* The same read, as it ends: nobody must have written since an epoch, by barriers of the block. */
+uint32_t sl_races_epoch(void);
+void sl_races_end_async(unsigned thread, const void *p, size_t n_bytes, uint32_t since, const void *code);
 /* A barrier at `code` of all threads of the block; of the lanes of a mask of the warp that begins with thread `first`. */
 void sl_races_barrier(const void *code);
 void sl_races_warp(unsigned first, unsigned mask);
@@ -38,6 +41,8 @@ static inline void sl_races_access(const void *, size_t, bool, const void *) {}
 static inline void sl_races_access_of(unsigned, const void *, size_t, bool, const void *) {}
 static inline void sl_races_access_async(unsigned, const void *, size_t, const void *) {}
 static inline void sl_races_publish(void) {}
+static inline uint32_t sl_races_epoch(void) { return 0; }
+static inline void sl_races_end_async(unsigned, const void *, size_t, uint32_t, const void *) {}
 static inline void sl_races_barrier(const void *) {}
 static inline void sl_races_warp(unsigned, unsigned) {}
 #endif

@@ -1,6 +1,7 @@
 /* Products of warpgroups on the test device, by their definitions (kernels/wgmma_cuda.h). Each is one meeting of a warp's
  * lanes, where the last to arrive does the warp's part of it: 16 rows by all columns. It happens when the warp waits for
- * it, or at once if the order's seed is odd. The four warps of a group must ask for the same ones in the same order. */
+ * it, or at once if the order's seed is odd. The four warps of a group must ask for the same ones in the same order.
+ * What is not seen: sums that are touched between sl_wgmma_begin and the wait, unless their value tells. */
 #include "device_block.h"
 #include "device_races.h"
 
@@ -43,12 +44,18 @@ void take_row(float *to, uint64_t descriptor, unsigned row) {
         to[i] = sl_device_half_to_float(chunk_at(descriptor, row, i / 8)[i % 8]);
 }
 
-/* A lane's share of what its warp reads. */
-void look_for_races(unsigned warp, unsigned lane, const sl_device_multiplying *m) {
-    const unsigned thread = warp * 32 + lane, row = warp % 4 * ROWS + lane / 2;
-    sl_races_access_async(thread, chunk_at(m->x, row, lane % 2), 16, m->code);
+/* f for a lane's share of what its warp reads. */
+template <class F> void for_each_chunk(unsigned warp, unsigned lane, const sl_device_multiplying *m, F f) {
+    f(warp * 32 + lane, chunk_at(m->x, warp % 4 * ROWS + lane / 2, lane % 2));
     for (unsigned i = lane; i < 2 * m->n_col; i += 32)
-        sl_races_access_async(thread, chunk_at(m->w, i / 2, i % 2), 16, m->code);
+        f(warp * 32 + lane, chunk_at(m->w, i / 2, i % 2));
+}
+void begin_reading(unsigned warp, unsigned lane, const sl_device_multiplying *m) {
+    for_each_chunk(warp, lane, m, [&](unsigned thread, const void *p) { sl_races_access_async(thread, p, 16, m->code); });
+}
+void end_reading(unsigned warp, unsigned lane, const sl_device_multiplying *m) {
+    for_each_chunk(warp, lane, m,
+                   [&](unsigned thread, const void *p) { sl_races_end_async(thread, p, 16, m->epoch, m->code); });
 }
 
 void multiply(const sl_device_multiplying *const lanes[32]) {
@@ -72,22 +79,23 @@ void multiply(const sl_device_multiplying *const lanes[32]) {
 
 /* The last products that each group's warps have asked for. */
 struct group_history {
-    uint64_t x[N_RECENT], w[N_RECENT], n[4], most;
-};
+    sl_device_multiplying recent[N_RECENT];
+    uint64_t n[4], most;
+} groups[SL_MAX_THREADS / 128];
+bool any_group; /* has asked for something in this block */
+
+bool is_same(const sl_device_multiplying *a, const sl_device_multiplying *b) {
+    return a->x == b->x && a->w == b->w && a->n_col == b->n_col;
+}
 
 void check_group(const sl_device_multiplying *m) {
-    static group_history groups[SL_MAX_THREADS / 128];
-    static uint64_t block;
-    if (block != sl_device_block_number()) { /* another block than before */
-        block = sl_device_block_number();
-        memset(groups, 0, sizeof groups);
-    }
     const unsigned warp = sl_device_thread() / 32;
     group_history *g = &groups[warp / 4];
     const uint64_t number = g->n[warp % 4]++, at = number % N_RECENT;
+    any_group = true;
     if (number == g->most)
-        g->x[at] = m->x, g->w[at] = m->w, g->most++;
-    else if (g->x[at] != m->x || g->w[at] != m->w)
+        g->recent[at] = *m, g->most++;
+    else if (!is_same(&g->recent[at], m))
         sl_device_trap("the warps of a warpgroup ask for different products");
 }
 
@@ -96,9 +104,9 @@ void begin_products(void *const data[32]) {
     const unsigned warp = sl_device_thread() / 32;
     for (unsigned lane = 0; lane < 32; lane++) {
         lanes[lane] = static_cast<const sl_device_multiplying *>(data[lane]);
-        if (lanes[lane]->x != lanes[0]->x || lanes[lane]->w != lanes[0]->w)
+        if (!is_same(lanes[lane], lanes[0]))
             sl_device_trap("the lanes of a warp ask for different products");
-        look_for_races(warp, lane, lanes[lane]);
+        begin_reading(warp, lane, lanes[lane]);
     }
     check_group(lanes[0]);
     if (lanes[0]->registers || sl_device_copies_here()->at_once)
@@ -114,11 +122,14 @@ struct waiting {
 void end_products(void *const data[32]) {
     const waiting *const *waits = reinterpret_cast<const waiting *const *>(data);
     const unsigned warp = sl_device_thread() / 32;
+    for (unsigned lane = 0; lane < 32; lane++)
+        if (waits[lane]->n_done != waits[0]->n_done)
+            sl_device_trap("the lanes of a warp wait for different products");
     for (unsigned i = 0; i < waits[0]->n_done; i++) {
         const sl_device_multiplying *lanes[32];
         for (unsigned lane = 0; lane < 32; lane++) {
             lanes[lane] = &waits[lane]->products->list[i];
-            look_for_races(warp, lane, lanes[lane]);
+            end_reading(warp, lane, lanes[lane]);
         }
         if (!lanes[0]->registers && !sl_device_copies_here()->at_once)
             multiply(lanes);
@@ -132,7 +143,7 @@ void ask_for(sl_device_multiplying m) {
     if (m.n_col > MAX_COLS)
         sl_device_trap("a warpgroup's product of more than 256 columns");
     check_tile(m.x, 64), check_tile(m.w, m.n_col);
-    m.group = p->n_group;
+    m.group = p->n_group, m.epoch = sl_races_epoch();
     sl_device_meet(begin_products, &m);
     if (p->n == SL_MAX_PRODUCTS)
         sl_device_trap("more products under way than the test device keeps");
@@ -142,11 +153,11 @@ void ask_for(sl_device_multiplying m) {
 } // namespace
 
 void sl_device_wgmma(float *d, unsigned n_col, uint64_t x, uint64_t w) {
-    ask_for({d, nullptr, n_col, 0, x, w, __builtin_return_address(0)});
+    ask_for({d, nullptr, n_col, 0, x, w, __builtin_return_address(0), 0});
 }
 
 void sl_device_wgmma_registers(uint32_t *const *d, unsigned n_col, uint64_t x, uint64_t w) {
-    ask_for({nullptr, d, n_col, 0, x, w, __builtin_return_address(0)});
+    ask_for({nullptr, d, n_col, 0, x, w, __builtin_return_address(0), 0});
 }
 
 void sl_device_wgmma_begin(void) { sl_device_products_here()->begun = true; }
@@ -164,6 +175,23 @@ void sl_device_wgmma_wait(unsigned n) {
     sl_device_meet(end_products, &wait);
     p->n -= wait.n_done;
     memmove(p->list, p->list + wait.n_done, p->n * sizeof *p->list);
+}
+
+void sl_device_products_begin(void) {
+    if (any_group)
+        memset(groups, 0, sizeof groups);
+    any_group = false;
+}
+
+void sl_device_products_end(void) {
+    if (!any_group)
+        return;
+    bool whole = blockDim.x * blockDim.y * blockDim.z % 128 == 0;
+    for (const group_history &g : groups)
+        for (uint64_t n : g.n)
+            whole = whole && n == g.most;
+    if (!whole)
+        sl_device_trap("a product that not all four warps of a warpgroup have asked for");
 }
 
 void sl_device_wgmma_publish(void) { sl_races_publish(); }

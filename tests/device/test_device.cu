@@ -402,6 +402,8 @@ static __device__ void group_faults(int kind, unsigned i) {
     const unsigned at = kind == 13 ? 128 : kind == 14 ? 8 << 10 : 0;
     if (kind != 19)
         sl_wgmma_begin();
+    if (kind == 20 && i / 32 == 3)
+        return;
     const bool other = (kind == 15 && i % 32 == 5) || (kind == 16 && i / 32 == 1);
     sl_wgmma_f16(d, sl_wgmma_tile(shared + at) + (other ? 2 : 0), sl_wgmma_tile(shared + (8 << 10)));
     if (kind != 17)
@@ -451,7 +453,8 @@ static __global__ void fault_kernel(fault_args a) {
     case 15:
     case 16:
     case 17:
-    case 19: group_faults(a.kind, i); return;
+    case 19:
+    case 20: group_faults(a.kind, i); return;
     default: matrix_faults(a.kind, i);
     }
 }
@@ -488,6 +491,7 @@ static void test_faults(void) {
         expect_fault(16, 128, "the warps of a warpgroup ask for different products");
         expect_fault(17, 128, "returned with 1 products under way");
         expect_fault(19, 128, "a warpgroup's product without sl_wgmma_begin");
+        expect_fault(20, 128, "a product that not all four warps of a warpgroup have asked for");
         expect_fault(18, 32, "sl_prefetch of what is not device memory");
         test_sum();
     }

@@ -33,7 +33,8 @@ enum kind {
     GROUP,
     GROUP_UNPUBLISHED,
     GROUP_LATE,
-    GROUP_OVER
+    GROUP_OVER,
+    GROUP_OVER_BEFORE
 };
 
 enum { TILES = (64 + 32) * 8 /* chunks */ };
@@ -110,12 +111,12 @@ static __device__ void load_rows(const race_args &a, uint4 *s) {
     a.y[i] = r[0];
 }
 
-/* By the two warps that there are. */
+/* A warpgroup; a tile is written again in the end. */
 static __device__ void multiply_tiles(const race_args &a, uint4 *s) {
     const unsigned i = threadIdx.x;
     float d[4][4] = {};
-    for (unsigned j = i; j < TILES; j += 64)
-        s[j] = a.x[i];
+    for (unsigned j = i; j < TILES; j += 128)
+        s[j] = a.x[i % 64];
     if (a.what != GROUP_UNPUBLISHED && a.what != GROUP_LATE)
         sl_wgmma_publish();
     __syncthreads();
@@ -124,10 +125,14 @@ static __device__ void multiply_tiles(const race_args &a, uint4 *s) {
     sl_wgmma_begin();
     sl_wgmma_f16(d, sl_wgmma_tile(s), sl_wgmma_tile(s + 64 * 8));
     sl_wgmma_commit();
-    if (a.what != GROUP_OVER)
+    if (a.what != GROUP_OVER && a.what != GROUP_OVER_BEFORE)
         sl_wgmma_wait<0>();
     __syncthreads();
-    s[i] = a.x[i];
+    s[i] = a.x[i % 64];
+    if (a.what == GROUP_OVER_BEFORE) {
+        sl_wgmma_publish();
+        __syncthreads();
+    }
     sl_wgmma_wait<0>();
     a.y[i] = __float_as_uint(d[0][0]);
 }
@@ -148,7 +153,8 @@ static __global__ void race_kernel(race_args a) {
     case GROUP:
     case GROUP_UNPUBLISHED:
     case GROUP_LATE:
-    case GROUP_OVER: multiply_tiles(a, shared); return;
+    case GROUP_OVER:
+    case GROUP_OVER_BEFORE: multiply_tiles(a, shared); return;
     default: break;
     }
     if (a.what < LATE_WRITE)
@@ -164,7 +170,7 @@ static void expect(kind what, unsigned n_block, const char *text) {
         const race_args a = {what, device_array<uint4>(64), device_array<unsigned>(128)};
         CHECK(cudaDeviceSynchronize() == cudaSuccess);
         for (int again = 0; again < (text ? 1 : 2); again++) /* launches are ordered */
-            CHECK(sl_launch(race_kernel, dim3(n_block), dim3(64), TILES * sizeof(uint4), nullptr, a) == 0);
+            CHECK(sl_launch(race_kernel, dim3(n_block), dim3(what < GROUP ? 64 : 128), TILES * sizeof(uint4), nullptr, a) == 0);
         const cudaError_t status = cudaDeviceSynchronize();
         if (status != (text ? cudaErrorLaunchFailure : cudaSuccess))
             sl_check_failures++, fprintf(stderr, "kind %d, seed %u: %s\n", what, seed, sl_device_fault());
@@ -259,6 +265,7 @@ int main() {
     expect(GROUP_UNPUBLISHED, 1, "wrote and did not publish");
     expect(GROUP_LATE, 1, "wrote and did not publish");
     expect(GROUP_OVER, 1, "wrote");
+    expect(GROUP_OVER_BEFORE, 1, "wrote while a product read it");
     if (sl_check_failures == 0)
         printf("races: all checks hold\n");
     return sl_check_failures != 0;
