@@ -1,7 +1,7 @@
 /* Matrix units of a GPU (sm_80 and later): products of fragments, loads of fragments from shared memory,
- * copies from device to shared memory that do not occupy registers. The home of inline PTX (but for approx_cuda.h); the test
- * device runs each by its definition (tests/device/device_mma.cpp), and tests/check/cuda_fragments.cu holds
- * both to it element by element.
+ * copies from device to shared memory that do not occupy registers. The home of inline PTX (but for approx_cuda.h,
+ * wgmma_cuda.h and sl_prefetch); the test device runs each by its definition (tests/device/device_mma.cpp), and
+ * tests/check/cuda_fragments.cu holds both to it element by element.
  *
  * Everything but the copies is for one whole warp, lanes converged. With g = lane / 4 and q = lane % 4, the
  * layouts of the fragments (PTX ISA, "Matrix fragments for mma.m16n8k16"; the lower index in the low 16 bits
