@@ -152,6 +152,8 @@ enum { SL_CPU_REF = 0, SL_CPU_AVX2 = 1, SL_CPU_AVX512 = 2, SL_CPU_VNNI = 4 /* AV
 /* What the processor and the system offer: AVX2 means AVX2, FMA and F16C; AVX512 means F, BW, DQ and VL too,
  * with their registers enabled in XCR0. */
 unsigned sl_cpu_features(void);
+/* Whether weights on their way from memory are best fetched into the first cache (gemm_tiles.h). */
+bool sl_cpu_fetches_to_first(void);
 /* Narrowed by SLUICE_CPU=ref|avx2|avx512. *bad (which may be NULL) is the variable's text if it is none
  * of these, else NULL. */
 unsigned sl_cpu_features_allowed(const char **bad);

@@ -75,11 +75,18 @@ SL_INLINE void transpose(const __m512i *in, __m512i *out) {
     out[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-SL_INLINE void load_q4(const char *const *row, size_t step, bool is_half, weights *w) {
+/* Of the bytes that a step reads the share that part i of n fetches: all at once are more than the queue takes. */
+SL_INLINE void fetch_part(const operands *o, bool is_q4, size_t step, size_t i, size_t n) {
+    const size_t bytes = (is_q4 ? 72 : 136) * TILE_ROWS / n;
+    fetch_ahead(o, (step * n + i) * bytes, bytes);
+}
+
+SL_INLINE void load_q4(const operands *o, const char *const *row, size_t step, bool is_half, weights *w) {
     const __m512i low = _mm512_set1_epi8(15);
 #pragma GCC unroll 2
     for (int side = 0; side < 2; side++) {
         __m512i bytes[4], turned[4];
+        fetch_part(o, true, step, (size_t)side, 2);
 #pragma GCC unroll 4
         for (int r = 0; r < 4; r++) bytes[r] = load_part(row[4 * side + r] + 64 * step, is_half);
         transpose(bytes, turned);
@@ -91,13 +98,14 @@ SL_INLINE void load_q4(const char *const *row, size_t step, bool is_half, weight
     }
 }
 
-SL_INLINE void load_q8(const char *const *row, size_t step, bool is_half, weights *w) {
+SL_INLINE void load_q8(const operands *o, const char *const *row, size_t step, bool is_half, weights *w) {
     const __m512i offset = _mm512_set1_epi8(Q8_OFFSET_BITS ? -128 : 0); /* + 128 is an exclusive or */
 #pragma GCC unroll 2
     for (int unit = 0; unit < 2; unit++) {
 #pragma GCC unroll 2
         for (int side = 0; side < 2; side++) {
             __m512i bytes[4];
+            fetch_part(o, false, step, (size_t)(2 * unit + side), 4);
 #pragma GCC unroll 4
             for (int r = 0; r < 4; r++) {
                 const char *p = row[4 * side + r] + 128 * step + 64 * unit;
@@ -127,18 +135,18 @@ SL_INLINE __m512 widen(__m128i rows_0_3, __m128i rows_4_7) {
     return _mm512_cvtph_ps(_mm256_inserti128_si256(_mm256_castsi128_si256(rows_0_3), rows_4_7, 1));
 }
 
-SL_INLINE void load_weights(bool is_q4, const char *const *row, size_t n_group, size_t step, bool is_half,
-                            weights *w) {
+SL_INLINE void load_weights(bool is_q4, const operands *o, const char *const *row, size_t n_group, size_t step,
+                            bool is_half, weights *w) {
     const size_t offset = (is_q4 ? 32 : 64) * n_group + 8 * step;
     __m128i a01, a23, b01, b23;
     load_scales(row, offset, is_half, &a01, &a23);
     load_scales(row + 4, offset, is_half, &b01, &b23);
     if (is_q4) {
-        load_q4(row, step, is_half, w);
+        load_q4(o, row, step, is_half, w);
         w->scale[0] = widen(_mm_unpacklo_epi64(a01, a23), _mm_unpacklo_epi64(b01, b23));
         w->scale[1] = widen(_mm_unpackhi_epi64(a01, a23), _mm_unpackhi_epi64(b01, b23));
     } else {
-        load_q8(row, step, is_half, w);
+        load_q8(o, row, step, is_half, w);
         w->scale[0] = widen(a01, b01);
         w->scale[1] = widen(a23, b23);
     }
@@ -167,10 +175,10 @@ SL_INLINE __m512 add_unit(bool is_q4, int unit, const weights *w, __m512i x, __m
 }
 
 /* Adds one step for all tokens. half: only the first of its groups exists. */
-SL_INLINE void add_step(bool is_q4, const char *const *row, const char *const *x, size_t n_group, size_t step,
-                        bool is_half, size_t n_tok, __m512 *acc) {
+SL_INLINE void add_step(bool is_q4, const operands *o, const char *const *row, const char *const *x, size_t n_group,
+                        size_t step, bool is_half, size_t n_tok, __m512 *acc) {
     weights w;
-    load_weights(is_q4, row, n_group, step, is_half, &w);
+    load_weights(is_q4, o, row, n_group, step, is_half, &w);
 #pragma GCC unroll 8
     for (size_t t = 0; t < n_tok; t++) {
         const char *q = x[t] + 128 * step, *sums = q + 64 * n_group, *scales = x[t] + 128 * n_group + 16 * step;
@@ -190,18 +198,15 @@ SL_INLINE void add_step(bool is_q4, const char *const *row, const char *const *x
 
 /* Rows past n_row repeat the last and are not stored. */
 SL_INLINE void quant_tile(bool is_q4, size_t n_tok, const operands *o, size_t n_row) {
-    const size_t n_group = sl_groups(o->k), step_bytes = is_q4 ? 72 : 136;
+    const size_t n_group = sl_groups(o->k);
     const char *row[TILE_ROWS], *x[MAX_TOKENS];
     __m512 acc[MAX_TOKENS];
     for (size_t r = 0; r < TILE_ROWS; r++) row[r] = o->w + (r < n_row ? r : n_row - 1) * o->w_stride;
     for (size_t t = 0; t < n_tok; t++) x[t] = o->x + t * o->x_stride;
 #pragma GCC unroll 8
     for (size_t t = 0; t < n_tok; t++) acc[t] = _mm512_setzero_ps();
-    for (size_t step = 0; step < n_group / 2; step++) {
-        fetch_ahead(o, step * step_bytes * TILE_ROWS, step_bytes * TILE_ROWS);
-        add_step(is_q4, row, x, n_group, step, false, n_tok, acc);
-    }
-    if (n_group % 2) add_step(is_q4, row, x, n_group, n_group / 2, true, n_tok, acc);
+    for (size_t step = 0; step < n_group / 2; step++) add_step(is_q4, o, row, x, n_group, step, false, n_tok, acc);
+    if (n_group % 2) add_step(is_q4, o, row, x, n_group, n_group / 2, true, n_tok, acc);
     const __mmask8 kept = (__mmask8)((1u << n_row) - 1);
 #pragma GCC unroll 8
     for (size_t t = 0; t < n_tok; t++) {
@@ -218,7 +223,7 @@ SL_INLINE void quant_tile(bool is_q4, size_t n_tok, const operands *o, size_t n_
     static void name##_eight(const operands *o, size_t n_row) { quant_tile(is_q4, 8, o, n_row); }            \
     void sl_gemm_##name##_##isa(const void *w, size_t w_stride_bytes, const void *x, size_t x_stride_bytes,  \
                                 float *y, size_t y_stride, size_t n_row, size_t n_tok, size_t k) {           \
-        const operands o = { w, x, y, w_stride_bytes, x_stride_bytes, y_stride, k, true };                   \
+        const operands o = { w, x, y, w_stride_bytes, x_stride_bytes, y_stride, k, true, sl_cpu_fetches_to_first() };                   \
         static const tile_set set = { 4, { name##_one, name##_two, name##_four, name##_eight } };            \
         walk_tiles(&o, n_row, n_tok, TILE_ROWS, &set);                                                       \
     }
