@@ -133,7 +133,8 @@ SL_INLINE void quant_tile(bool is_q4, size_t n_tok, const operands *o, size_t n_
     static void name##_four(const operands *o, size_t n_row) { quant_tile(is_q4, 4, o, n_row); }             \
     void sl_gemm_##name##_avx2(const void *w, size_t w_stride_bytes, const void *x, size_t x_stride_bytes,   \
                                float *y, size_t y_stride, size_t n_row, size_t n_tok, size_t k) {            \
-        const operands o = { w, x, y, w_stride_bytes, x_stride_bytes, y_stride, k, true, sl_cpu_fetches_to_first() };                   \
+        const operands o = { w, x, y, w_stride_bytes, x_stride_bytes, y_stride, k, true,                     \
+                             sl_cpu_fetches_to_first() };                                                    \
         static const tile_set set = { 3, { name##_one, name##_two, name##_four } };                          \
         walk_tiles(&o, n_row, n_tok, TILE_ROWS, &set);                                                       \
     }

@@ -90,8 +90,8 @@ bool sl_bench_table_profile(const sl_bench_row *row) {
     test_name(row, test, sizeof test);
     int n = snprintf(line, sizeof line,
                      "\n%s %s, %s, %zu threads, node by node: %" PRIu64 " passes of %.3f ms, of which %.1f %% in nodes\n\n",
-                     sl_name(row->model->label, &name), row->model->info.type, test, row->config.n_thread, p->n_pass, 1e3 * p->seconds / (double)p->n_pass,
-                     100 * sum / p->seconds);
+                     sl_name(row->model->label, &name), row->model->info.type, test, row->config.n_thread, p->n_pass,
+                     1e3 * p->seconds / (double)p->n_pass, 100 * sum / p->seconds);
     bool good = sl_out(line, sl_min((size_t)n, sizeof line - 1)) && sl_out(profile_head, sizeof profile_head - 1);
     for (size_t i = 0; good && i < p->n; i++) good = profile_part(row, &p->parts[i]);
     return good && sl_out_flush();
