@@ -30,7 +30,9 @@
  * for each other. In respond four warps share 55 KB: four blocks per SM on sm_90 (128 registers), two on
  * sm_80; contribute takes 28 KB. Counted and compiled, not timed.
  *
- * Heads and states up to 128 are padded with zeros to multiples of 16; larger ones are left to scan_s6.cu. */
+ * Heads of up to 128 channels are padded with zeros to multiples of 16; larger ones are left to scan_s6.cu. States
+ * of more than 128 go by in slabs of up to so many, padded too: B, C and S are staged, C B^T and C S summed on, slab
+ * by slab. */
 #include "kernels/mma_cuda.h"
 #include "kernels/scan/scan_cuda.h"
 
@@ -48,7 +50,7 @@ enum {
     PIECE = 8,           /* elements of 16 bytes */
     PAD = 8,             /* behind the rows of a tile: eight rows of 16 bytes hit all banks */
     PART = 32,           /* channels of a warp's share of a contribution */
-    MAX_SIDE = 128,      /* channels and states */
+    MAX_SIDE = 128,      /* channels, and states of a slab */
     PASS_THREADS = 256,
     AHEAD = 4            /* chunks that are loaded together in a pass over them */
 };
@@ -56,12 +58,13 @@ enum {
 struct chunk_launch {
     sl_s6_cuda_args a;
     uint32_t n_head, n_slot;
-    uint32_t width, depth; /* channels and states, padded */
+    uint32_t width, depth; /* channels, and states of a slab, padded */
     bool wide_r, wide_bc;  /* r and s, B and C can be read 16 bytes at a time */
     bool even, wide_state; /* and states two or four floats */
 };
 
-/* Shared memory of a block. Tiles of bf16, b and c of f16, rows of width + PAD or depth + PAD. */
+/* Shared memory of a block, b, c and s of a slab. Tiles of bf16, b and c of f16, rows of width + PAD or depth +
+ * PAD. */
 struct chunk_memory {
     float *delta, *step;    /* [CHUNK] Delta; decay Delta */
     float *before, *after;  /* [CHUNK] steps of the token's block of TILE up to it; behind it */
@@ -160,16 +163,18 @@ __device__ __forceinline__ float sum_blocks(const chunk_memory &m, uint32_t from
     return sum;
 }
 
-/* Rows of n_state columns of the inputs to a tile, zeros around them; the copies are a group of their own. */
-__device__ void stage_rows(const chunk_launch &l, const chunk &at, uint64_t column, uint16_t *tile) {
-    const uint32_t pieces = l.depth / PIECE;
+/* The slab from state `first` on of the columns of B or C to a tile, zeros around them; the copies are a group of
+ * their own. */
+__device__ void stage_rows(const chunk_launch &l, const chunk &at, uint64_t column, uint32_t first,
+                           uint16_t *tile) {
+    const uint32_t pieces = l.depth / PIECE, left = l.a.n_state - first;
     for (uint32_t i = threadIdx.x; i < CHUNK * pieces; i += THREADS) {
         const uint32_t t = i / pieces, n = i % pieces * PIECE;
-        const sl_f16 *from = sl_s6_in<sl_f16>(l.a, at.row + t, column + n);
+        const sl_f16 *from = sl_s6_in<sl_f16>(l.a, at.row + t, column + first + n);
         uint16_t *to = tile + t * (l.depth + PAD) + n;
-        if (l.wide_bc) sl_copy_async16_zero(to, from, t < at.n && n < l.a.n_state);
+        if (l.wide_bc) sl_copy_async16_zero(to, from, t < at.n && n < left);
         else
-            for (uint32_t j = 0; j < PIECE; j++) to[j] = t < at.n && n + j < l.a.n_state ? from[j].bits : 0;
+            for (uint32_t j = 0; j < PIECE; j++) to[j] = t < at.n && n + j < left ? from[j].bits : 0;
     }
     sl_copy_async_commit();
 }
@@ -228,18 +233,18 @@ __device__ void stage_r(const chunk_launch &l, const chunk &at, const chunk_memo
     }
 }
 
-__device__ void stage_state(const chunk_launch &l, const chunk &at, const chunk_memory &m) {
-    const uint32_t pieces = l.width / PIECE;
-    const float *state = state_of(l, at);
+__device__ void stage_state(const chunk_launch &l, const chunk &at, const chunk_memory &m, uint32_t first) {
+    const uint32_t pieces = l.width / PIECE, left = l.a.n_state - first;
+    const float *state = state_of(l, at) + first * l.a.head_dim;
     for (uint32_t i = threadIdx.x; i < l.depth * pieces; i += THREADS) {
         const uint32_t n = i / pieces, p = i % pieces * PIECE, to = n * (l.width + PAD) + p;
         const float *from = state + n * l.a.head_dim + p;
         float s[PIECE] = {0};
 #pragma unroll
         for (uint32_t j = 0; j < PIECE; j += 4) {
-            if (l.wide_state && n < l.a.n_state && p + j < l.a.head_dim) sl_load4(from + j, s + j);
+            if (l.wide_state && n < left && p + j < l.a.head_dim) sl_load4(from + j, s + j);
             for (uint32_t k = j; !l.wide_state && k < j + 4; k++)
-                if (n < l.a.n_state && p + k < l.a.head_dim) s[k] = from[k];
+                if (n < left && p + k < l.a.head_dim) s[k] = from[k];
         }
         split_piece(s, m.s_hi + to, m.s_lo + to);
     }
@@ -316,9 +321,9 @@ __device__ __forceinline__ void store_pair(const chunk_launch &l, float *row, ui
         if (p + j < l.a.head_dim) row[p + j] = v[j];
 }
 
-/* SPAN states of PART channels over all tokens, by a warp. */
-__device__ void contribute_part(const chunk_launch &l, const chunk &at, const chunk_memory &m, uint32_t n,
-                                uint32_t p) {
+/* SPAN states of PART channels over all tokens, by a warp. n: of the slab from `first` on. */
+__device__ void contribute_part(const chunk_launch &l, const chunk &at, const chunk_memory &m, uint32_t first,
+                                uint32_t n, uint32_t p) {
     const uint32_t g = threadIdx.x % WARP / 4, q = threadIdx.x % 4;
     float sum[PART / TILE][4] = {{0}};
     for (uint32_t t = 0; t < at.n; t += SPAN) {
@@ -334,7 +339,7 @@ __device__ void contribute_part(const chunk_launch &l, const chunk &at, const ch
     }
 #pragma unroll
     for (uint32_t half = 0; half < 2; half++) {
-        const uint32_t row = n + g + half * 8;
+        const uint32_t row = first + n + g + half * 8;
         if (row >= l.a.n_state) continue;
 #pragma unroll
         for (uint32_t i = 0; i < PART / TILE; i++)
@@ -356,16 +361,21 @@ __global__ void __launch_bounds__(THREADS, 8) contribute(chunk_launch l) {
     chunk at;
     if (!find_chunk(l, at)) return;
     const chunk_memory m = memory_at(shared, l);
-    stage_rows(l, at, sl_s6_b(l.a, at.head), m.b);
+    stage_rows(l, at, sl_s6_b(l.a, at.head), 0, m.b);
     stage_steps(l, at, m);
     weigh_inputs(l, at, m);
     stage_r(l, at, m, m.delta);
-    sl_copy_async_wait<0>();
-    saturate_rows(l, m.b);
-    __syncthreads();
     const uint32_t parts = (l.width + PART - 1) / PART, all = l.depth / SPAN * parts;
-    for (uint32_t i = threadIdx.x / WARP; i < all; i += N_WARP)
-        contribute_part(l, at, m, i / parts * SPAN, i % parts * PART);
+    for (uint32_t first = 0;;) {
+        sl_copy_async_wait<0>();
+        saturate_rows(l, m.b);
+        __syncthreads();
+        for (uint32_t i = threadIdx.x / WARP; i < all; i += N_WARP)
+            contribute_part(l, at, m, first, i / parts * SPAN, i % parts * PART);
+        if ((first += l.depth) >= l.a.n_state) return;
+        __syncthreads(); /* the next slab takes the place of this one */
+        stage_rows(l, at, sl_s6_b(l.a, at.head), first, m.b);
+    }
 }
 
 /* ---- pass --------------------------------------------------------------------------------------- */
@@ -400,7 +410,7 @@ __global__ void __launch_bounds__(PASS_THREADS) pass(chunk_launch l) {
 
 /* ---- respond ------------------------------------------------------------------------------------ */
 
-/* C_i B_j of the warp's SPAN tokens i from `from` on and all up to them. */
+/* C_i B_j of the warp's SPAN tokens i from `from` on and all up to them: what the slab adds. */
 __device__ void multiply_tokens(const chunk_launch &l, const chunk_memory &m, uint32_t from,
                                 float seen[N_TILE][4]) {
     for (uint32_t n = 0; n < l.depth; n += SPAN) {
@@ -437,7 +447,7 @@ __device__ __forceinline__ void weigh_tokens(const chunk_memory &m, uint32_t i, 
     }
 }
 
-/* y += L_start C S. */
+/* y += C S of the slab. */
 template <int PAIRS>
 __device__ __forceinline__ void add_state(const chunk_launch &l, const chunk_memory &m, uint32_t from,
                                           float y[2 * PAIRS][4]) {
@@ -452,6 +462,11 @@ __device__ __forceinline__ void add_state(const chunk_launch &l, const chunk_mem
             multiply_split(y + 2 * i, left, m.s_hi, m.s_lo, l.width + PAD, n, i * SPAN);
         }
     }
+}
+
+/* y *= L_start. */
+template <int PAIRS>
+__device__ __forceinline__ void decay_state(const chunk_memory &m, uint32_t from, float y[2 * PAIRS][4]) {
 #pragma unroll
     for (uint32_t half = 0; half < 2; half++) {
         const uint32_t t = from + threadIdx.x % WARP / 4 + half * 8;
@@ -510,6 +525,12 @@ __device__ void finish(const chunk_launch &l, const chunk &at, const chunk_memor
         sl_s6_finish<sl_f16>(l.a, at.row + t, at.head, m.y + t * stride);
 }
 
+__device__ __forceinline__ void stage_bc(const chunk_launch &l, const chunk &at, const chunk_memory &m,
+                                         uint32_t first) {
+    stage_rows(l, at, sl_s6_b(l.a, at.head), first, m.b);
+    stage_rows(l, at, sl_s6_c(l.a, at.head), first, m.c);
+}
+
 /* PAIRS: of tiles of channels that a warp keeps. */
 template <int PAIRS> __global__ void __launch_bounds__(THREADS) respond(chunk_launch l) {
     sl_begin();
@@ -519,29 +540,35 @@ template <int PAIRS> __global__ void __launch_bounds__(THREADS) respond(chunk_la
     const chunk_memory m = memory_at(shared, l);
     const uint32_t from = threadIdx.x / WARP * SPAN, row = from + threadIdx.x % WARP / 4;
     float seen[N_TILE][4] = {{0}}, y[2 * PAIRS][4] = {{0}};
-    stage_rows(l, at, sl_s6_b(l.a, at.head), m.b);
-    stage_rows(l, at, sl_s6_c(l.a, at.head), m.c);
+    stage_bc(l, at, m, 0);
     stage_steps(l, at, m);
     stage_r(l, at, m, nullptr);
-    stage_state(l, at, m);
-    sl_copy_async_wait<0>();
-    saturate_rows(l, m.b);
-    saturate_rows(l, m.c);
-    __syncthreads();
-    if (from < at.n) {
-        add_state<PAIRS>(l, m, from, y);
-        multiply_tokens(l, m, from, seen);
-#pragma unroll
-        for (uint32_t half = 0; half < 2; half++) weigh_tokens(m, row + half * 8, half, seen);
-        add_tokens<PAIRS>(l, m, from, seen, y);
+    for (uint32_t first = 0;;) {
+        stage_state(l, at, m, first);
+        sl_copy_async_wait<0>();
+        saturate_rows(l, m.b);
+        saturate_rows(l, m.c);
+        __syncthreads();
+        if (from < at.n) add_state<PAIRS>(l, m, from, y), multiply_tokens(l, m, from, seen);
+        __syncthreads(); /* the next slab, or y, takes the place of this one */
+        if ((first += l.depth) >= l.a.n_state) break;
+        stage_bc(l, at, m, first);
     }
-    __syncthreads(); /* y takes the place of the state */
-    if (from < at.n) finish<PAIRS>(l, at, m, from, y);
+    if (from >= at.n) return;
+    decay_state<PAIRS>(m, from, y);
+#pragma unroll
+    for (uint32_t half = 0; half < 2; half++) weigh_tokens(m, row + half * 8, half, seen);
+    add_tokens<PAIRS>(l, m, from, seen, y);
+    finish<PAIRS>(l, at, m, from, y);
 }
 
 /* ---- launches ----------------------------------------------------------------------------------- */
 
-bool fits(uint32_t head_dim, uint32_t n_state) { return head_dim <= MAX_SIDE && n_state <= MAX_SIDE; }
+/* States of a slab: as many slabs as are needed, of one size. */
+uint32_t slab_depth(uint32_t n_state) {
+    const uint32_t n_slab = sl_ceil_div(n_state, MAX_SIDE);
+    return sl_ceil_div(sl_ceil_div(n_state, n_slab), SPAN) * SPAN;
+}
 
 chunk_launch plan(const sl_s6_cuda_args &a) {
     chunk_launch l = {};
@@ -549,7 +576,7 @@ chunk_launch plan(const sl_s6_cuda_args &a) {
     l.n_head = a.e / a.head_dim;
     l.n_slot = a.max_row / SLOT;
     l.width = sl_ceil_div(a.head_dim, SPAN) * SPAN;
-    l.depth = sl_ceil_div(a.n_state, SPAN) * SPAN;
+    l.depth = slab_depth(a.n_state);
     l.wide_r = a.head_dim % PIECE == 0;
     l.wide_bc = a.n_state % PIECE == 0 && 2 * a.e % PIECE == 0;
     l.even = a.head_dim % 2 == 0;
@@ -560,7 +587,7 @@ chunk_launch plan(const sl_s6_cuda_args &a) {
 } /* namespace */
 
 uint64_t sl_s6_scratch_cuda(uint32_t max_row, uint32_t e, uint32_t head_dim, uint32_t n_state) {
-    if (max_row < CHUNK || !fits(head_dim, n_state)) return 0;
+    if (max_row < CHUNK || head_dim > MAX_SIDE) return 0;
     return static_cast<uint64_t>(max_row / SLOT) * (static_cast<uint64_t>(e) * n_state + e / head_dim);
 }
 

@@ -560,16 +560,17 @@ static void s6_chunk_case(check *c, const uint32_t *shape, const uint32_t *lengt
 }
 
 /* Runs of a token more and less than a chunk, none, short ones between long ones, light tokens that make a run
- * shorter; steps decay Delta from below 1e-6 to above 50; every kind of alignment, and a shape that only
- * scan_s6.cu takes. */
+ * shorter; steps decay Delta from below 1e-6 to above 50; every kind of alignment, states of more than
+ * one slab, and a shape that only scan_s6.cu takes. */
 void check_cuda_s6_chunk(check *c) {
     static const uint32_t lengths[][4] = { { 64, 0, 65, 3 },  { 129, 63, 128, 0 }, { 1, 300, 2, 100 },
                                            { 97, 95, 96, 64 }, { 191, 66, 0, 140 } };
     static const uint32_t shapes[][4] = { { 2, 64, 64, 1 }, { 4, 4, 8, 2 },  { 3, 5, 3, 1 }, { 2, 12, 10, 2 },
                                           { 1, 100, 72, 1 }, { 1, 128, 128, 1 }, { 2, 40, 24, 1 },
-                                          { 1, 132, 4, 1 } };
+                                          { 1, 132, 4, 1 }, { 1, 24, 260, 1 }, { 2, 10, 133, 2 },
+                                          { 1, 64, 256, 1 } };
     static const float decays[][2] = { { -6, 1 }, { -20, -14 }, { 2, 5 }, { -20, 5 } };
-    for (size_t i = 0; i < 8 && !c->failed; i++)
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes && !c->failed; i++)
         s6_chunk_case(c, shapes[i], lengths[i % 5], i < 5 ? 4 : 2, i > 0 && i % 2 == 0, decays[i % 4][0],
                       decays[i % 4][1]);
     for (size_t i = 0; i < 4 && !c->failed; i++)
