@@ -369,9 +369,11 @@ template <class S> uint32_t count_tiles(const sl_blocks_args &a) {
     return (a.p.rows.max + S::TOKENS - 1) / S::TOKENS * ((a.p.n_row + S::COLS - 1) / S::COLS) * a.n_block;
 }
 
+template <class S> constexpr size_t shared_of(void) { return S::STAGES * sizeof(stage<S>); }
+
 template <sl_type type, class S> int launch_tiles(const sl_blocks_args &a, sl_cuda_stream stream) {
     const dim3 grid((a.p.rows.max + S::TOKENS - 1) / S::TOKENS, (a.p.n_row + S::COLS - 1) / S::COLS * a.n_block);
-    return sl_launch(gemm_mma_kernel<type, S>, grid, dim3(S::THREADS), S::STAGES * sizeof(stage<S>), stream, a);
+    return sl_launch(gemm_mma_kernel<type, S>, grid, dim3(S::THREADS), shared_of<S>(), stream, a);
 }
 
 /* Tiles from the largest on, for the units as warps use them and as warpgroups do. */
@@ -393,8 +395,12 @@ template <sl_type type> struct group_tiles {
 
 template <sl_type type, class T = warp_tiles<type>> int launch(const sl_blocks_args &a, sl_cuda_stream stream) {
     if constexpr (T::HAS_HUGE)
-        if (a.p.n_row > 128 && count_tiles<typename T::huge>(a) >= MOST_BLOCKS)
-            return launch_tiles<type, typename T::huge>(a, stream);
+        if (a.p.n_row > 128 && count_tiles<typename T::huge>(a) >= MOST_BLOCKS) {
+            size_t most; /* the other tiles fit everywhere */
+            const cudaError_t status = sl_most_shared(&most);
+            if (status != cudaSuccess) return static_cast<int>(status);
+            if (shared_of<typename T::huge>() <= most) return launch_tiles<type, typename T::huge>(a, stream);
+        }
     if constexpr (T::HAS_WIDE) {
         if (a.p.n_row > 64 && count_tiles<typename T::large>(a) >= T::LARGE_BLOCKS)
             return launch_tiles<type, typename T::large>(a, stream);

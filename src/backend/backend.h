@@ -43,7 +43,7 @@ typedef struct sl_batch {
 typedef struct sl_counters {
     uint64_t weight_bytes, state_bytes, kv_bytes, flops;
     uint64_t deep_tokens, routed_tokens; /* over all routed layers */
-    uint64_t passes;
+    uint64_t passes, replayed; /* of them from a graph of their launches, in one call */
 } sl_counters;
 
 /* What a node has taken since its profile began. */

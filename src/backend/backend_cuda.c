@@ -3,13 +3,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <threads.h>
 
 #include "backend/count.h"
 #include "backend/cuda.h"
 #include "backend/devices.h"
 #include "base/mem.h"
 
-enum { WORKSPACE = 32 << 20 /* of cuBLAS, what it asks for on sm_90 */ };
+enum {
+    WORKSPACE = 32 << 20, /* of cuBLAS, what it asks for on sm_90 */
+    CAPTURES = 3          /* how often a pass of a shape is captured in vain before it is only launched */
+};
 
 /* ---- errors ------------------------------------------------------------------------------------- */
 
@@ -41,6 +45,17 @@ static sl_status check(sl_device *d, sl_error *err) {
 static sl_status sync(sl_device *d, const char *what, sl_error *err) {
     return failed(d, cudaStreamSynchronize(d->stream), what, err);
 }
+
+/* A call that waits for the whole device, as cuBLAS does where it opens and closes, is refused while any thread captures,
+ * and ends that capture. So of sessions on several threads one at a time captures, opens or closes. */
+static mtx_t captures;
+static once_flag captures_once = ONCE_FLAG_INIT;
+static void make_captures(void) { mtx_init(&captures, mtx_plain); }
+static void lock_captures(void) {
+    call_once(&captures_once, make_captures);
+    mtx_lock(&captures);
+}
+static void unlock_captures(void) { mtx_unlock(&captures); }
 
 /* ---- memory ------------------------------------------------------------------------------------- */
 
@@ -156,9 +171,7 @@ static sl_status reserve_logits(sl_device *d, size_t n, sl_error *err) {
     return SL_OK;
 }
 
-static void cuda_close(sl_device *d) {
-    if (!d) return;
-    cudaSetDevice(d->ordinal);
+static void release_parts(sl_device *d) {
     if (d->stream) cudaStreamSynchronize(d->stream);
     drop_graphs(d);
     sl_cuda_profile_end(d);
@@ -169,6 +182,14 @@ static void cuda_close(sl_device *d) {
     cudaFreeHost(d->pinned);
     if (d->input_free) cudaEventDestroy(d->input_free);
     if (d->stream) cudaStreamDestroy(d->stream);
+}
+
+static void cuda_close(sl_device *d) {
+    if (!d) return;
+    cudaSetDevice(d->ordinal);
+    lock_captures();
+    release_parts(d);
+    unlock_captures();
     sl_cuda_weights_close(d->weights);
     sl_cuda_plan_release(&d->plan);
     free(d->kv);
@@ -176,12 +197,7 @@ static void cuda_close(sl_device *d) {
     free(d);
 }
 
-static sl_status open_parts(sl_device *d, const sl_device_params *params, sl_error *err) {
-    SL_TRY(failed(d, cudaSetDevice(d->ordinal), "choosing the device", err));
-    SL_TRY(sl_alloc((void **)&d->kv, d->n_slot, sizeof *d->kv, "KV stores", err));
-    SL_TRY(sl_cuda_plan_make(d->graph, params, &d->plan, err));
-    SL_TRY(sl_cuda_check_fit(d->graph, params, err));
-    SL_TRY(sl_cuda_weights_open(d->graph, params, d->plan.act, &d->weights, err));
+static sl_status open_parts(sl_device *d, sl_error *err) {
     SL_TRY(failed(d, cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "a stream", err));
     SL_TRY(failed(d, cudaEventCreateWithFlags(&d->input_free, cudaEventDisableTiming), "an event", err));
     SL_TRY(open_block(d, err));
@@ -190,6 +206,18 @@ static sl_status open_parts(sl_device *d, const sl_device_params *params, sl_err
     if (!d->invariant && !sl_blas_open(&d->blas, d->stream, d->workspace, WORKSPACE)) /* own kernels, and a word about it */
         snprintf(d->note, sizeof d->note, "cuda:%d: %s: " SL_BLAS_INSTEAD, d->ordinal, d->blas.name);
     return sync(d, "starting", err);
+}
+
+static sl_status open_all(sl_device *d, const sl_device_params *params, sl_error *err) {
+    SL_TRY(failed(d, cudaSetDevice(d->ordinal), "choosing the device", err));
+    SL_TRY(sl_alloc((void **)&d->kv, d->n_slot, sizeof *d->kv, "KV stores", err));
+    SL_TRY(sl_cuda_plan_make(d->graph, params, &d->plan, err));
+    SL_TRY(sl_cuda_check_fit(d->graph, params, err));
+    SL_TRY(sl_cuda_weights_open(d->graph, params, d->plan.act, &d->weights, err));
+    lock_captures();
+    sl_status status = open_parts(d, err);
+    unlock_captures();
+    return status;
 }
 
 static sl_status cuda_open(const sl_graph *graph, const sl_device_params *params, sl_device **out,
@@ -204,7 +232,7 @@ static sl_status cuda_open(const sl_graph *graph, const sl_device_params *params
     d->ordinal = params->ordinal;
     d->kv_f16 = params->kv_f16;
     d->invariant = params->invariant;
-    sl_status status = open_parts(d, params, err);
+    sl_status status = open_all(d, params, err);
     if (status == SL_OK) *out = d;
     else cuda_close(d);
     return status;
@@ -361,10 +389,18 @@ static bool is_decode(const sl_device *d, const sl_batch *b) {
     return b->n_tok == b->n_run && b->n_out == b->n_tok && b->n_run <= SL_CUDA_MAX_GRAPHS && !d->profile.nodes;
 }
 
-/* Of launches that have been accepted before: the driver cannot have them in a graph. */
+/* Of launches that have been accepted before: the driver cannot have them in a graph. Not an error of the device itself,
+ * after which nothing runs. */
 static bool is_refusal(cudaError_t e) {
-    return (e >= cudaErrorStreamCaptureUnsupported && e <= cudaErrorCapturedEvent) || e == cudaErrorNotSupported ||
-           e == cudaErrorInvalidValue;
+    switch (e) {
+    case cudaErrorMemoryAllocation:
+    case cudaErrorInvalidValue:
+    case cudaErrorInvalidResourceHandle:
+    case cudaErrorIllegalState:
+    case cudaErrorNotPermitted:
+    case cudaErrorNotSupported: return true;
+    default: return e >= cudaErrorStreamCaptureUnsupported && e <= cudaErrorStreamCaptureWrongThread;
+    }
 }
 
 /* What a pass does, as a graph to replay; *node: what could not be launched. */
@@ -395,23 +431,26 @@ static sl_status make_graph(const sl_cuda_pass *pass, cudaGraphExec_t *exec, sl_
     sl_device *d = pass->device;
     const sl_node *node = NULL;
     cudaGraph_t graph = NULL;
+    lock_captures();
     cudaError_t e = capture(pass, &graph, &node);
+    unlock_captures();
     if (e == cudaSuccess) e = prepare_graph(d, graph, exec);
     if (graph) cudaGraphDestroy(graph);
-    if (e != cudaErrorMemoryAllocation && !is_refusal(e)) return failed_at(d, e, "capturing", node, err);
+    if (e != cudaSuccess && !is_refusal(e)) return failed_at(d, e, "capturing", node, err);
     cudaGetLastError();
     return SL_OK;
 }
 
-/* The first pass of a shape runs as it is, which loads its kernels; the second is captured, the rest are
- * replayed. */
+/* The first pass of a shape runs as it is, which loads its kernels; the second is captured, or where that is refused,
+ * which may come of what another thread does, one of the next; the rest are replayed. */
 static sl_status run_decode(const sl_cuda_pass *pass, sl_error *err) {
     sl_device *d = pass->device;
     cudaGraphExec_t *exec = &d->graphs[pass->batch->n_run];
     uint8_t *seen = &d->seen[pass->batch->n_run];
-    if (*seen == 1) SL_TRY(make_graph(pass, exec, err));
-    if (*seen < 2) ++*seen;
+    if (!*exec && *seen > 0 && *seen <= CAPTURES) SL_TRY(make_graph(pass, exec, err));
+    if (*seen <= CAPTURES) ++*seen;
     if (!*exec) return launch_pass(pass, err);
+    d->counters.replayed++;
     SL_TRY(failed(d, cudaGraphLaunch(*exec, d->stream), "replaying a pass", err));
     return free_input(d, err);
 }

@@ -155,7 +155,7 @@ struct sl_device {
     int32_t *pinned_drawn;
     uint64_t input_bytes;
     cudaGraphExec_t graphs[SL_CUDA_MAX_GRAPHS + 1]; /* decode passes by number of runs */
-    uint8_t seen[SL_CUDA_MAX_GRAPHS + 1];           /* passes of that shape so far, up to 2 */
+    uint8_t seen[SL_CUDA_MAX_GRAPHS + 1];           /* passes of that shape so far, up to one more than are captured */
     sl_counters counters;
     sl_cuda_profile profile;
 };

@@ -67,7 +67,7 @@ const void *sl_cuda_weights_find(const sl_cuda_weights *w, const void *host) {
 /* ---- filling ------------------------------------------------------------------------------------ */
 
 /* Matrices of models that exist for measurements only (sl_tensor.random) are made on the device. */
-static cudaError_t fill_random(const sl_cuda_item *item, uint8_t *to, sl_act act) {
+static cudaError_t fill_random(const sl_cuda_item *item, uint8_t *to, sl_act act, cudaStream_t stream) {
     const sl_tensor *t = item->tensor;
     const sl_random_args args = { .w = to,
                                   .w_row_bytes = sl_cuda_row_bytes(t->row_bytes),
@@ -76,39 +76,52 @@ static cudaError_t fill_random(const sl_cuda_item *item, uint8_t *to, sl_act act
                                   .scale = t->random,
                                   .seed = item->offset,
                                   .k = (uint32_t)sl_spec_width(&t->spec) };
-    return (cudaError_t)sl_random_cuda(&args, NULL);
+    return (cudaError_t)sl_random_cuda(&args, stream);
 }
 
 /* bf16 where it lies to f16: exact from 2^-14 to 65504, below that to multiples of 2^-24, beyond as 65504. */
-static cudaError_t convert(const sl_tensor *t, uint8_t *at) {
+static cudaError_t convert(const sl_tensor *t, uint8_t *at, cudaStream_t stream) {
     const uint64_t row = sl_cuda_row_bytes(t->row_bytes);
     const sl_expand_args args = { .w = at, .w_row_bytes = row, .type = t->type, .act = SL_ACT_F16, .dst = at,
                                   .dst_stride = row / 2, .n_row = (uint32_t)(t->bytes / t->row_bytes),
                                   .k = (uint32_t)sl_spec_width(&t->spec) };
-    return (cudaError_t)sl_expand_cuda(&args, NULL);
+    return (cudaError_t)sl_expand_cuda(&args, stream);
 }
 
 /* Part of an item, from byte at on (of whole rows): rows of a matrix to their places. */
-static cudaError_t copy_part(const sl_cuda_item *item, uint8_t *to, uint64_t at, uint64_t n) {
+static cudaError_t copy_part(const sl_cuda_item *item, uint8_t *to, uint64_t at, uint64_t n, cudaStream_t stream) {
     const uint64_t row = item->tensor ? item->tensor->row_bytes : 1, place = item->tensor ? sl_cuda_row_bytes(row) : 1;
     const uint8_t *from = (const uint8_t *)item->host + at;
-    if (place == row) return cudaMemcpy(to + at, from, n, cudaMemcpyHostToDevice);
-    return cudaMemcpy2DAsync(to + at / row * place, place, from, row, row, n / row, cudaMemcpyHostToDevice, NULL);
+    if (place == row) return cudaMemcpyAsync(to + at, from, n, cudaMemcpyHostToDevice, stream);
+    return cudaMemcpy2DAsync(to + at / row * place, place, from, row, row, n / row, cudaMemcpyHostToDevice, stream);
 }
 
 static cudaError_t fill_item(const sl_cuda_item *item, uint8_t *to, const sl_device_params *params, sl_act act,
-                             uint64_t *done, uint64_t all) {
+                             cudaStream_t stream, uint64_t *done, uint64_t all) {
     const sl_tensor *t = item->tensor;
-    if (t && t->random > 0) return fill_random(item, to, act);
+    if (t && t->random > 0) return fill_random(item, to, act, stream);
     const uint64_t row = t ? t->row_bytes : 1, piece = row < PIECE ? PIECE / row * row : row;
     for (uint64_t at = 0; at < item->n_bytes; at += piece) {
         uint64_t n = sl_min((size_t)(item->n_bytes - at), (size_t)piece);
-        cudaError_t e = copy_part(item, to, at, n);
+        cudaError_t e = copy_part(item, to, at, n, stream);
         if (e != cudaSuccess) return e;
         *done += n;
         if (params->progress) params->progress(params->progress_arg, *done, all);
     }
-    return t && sl_cuda_weight_type(act, t) != t->type ? convert(t, to) : cudaSuccess;
+    return t && sl_cuda_weight_type(act, t) != t->type ? convert(t, to, stream) : cudaSuccess;
+}
+
+/* On a stream of its own: to wait for the whole device would end what other threads capture at that time. */
+static cudaError_t fill_items(const sl_cuda_weights *w, const sl_device_params *params) {
+    uint64_t done = 0;
+    cudaStream_t stream;
+    cudaError_t e = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    if (e != cudaSuccess) return e;
+    for (size_t i = 0; i < w->n_item && e == cudaSuccess; i++)
+        e = fill_item(&w->items[i], w->data + w->items[i].offset, params, w->act, stream, &done, w->n_bytes);
+    const cudaError_t waited = cudaStreamSynchronize(stream); /* after a failure too: it may still read the host's memory */
+    cudaStreamDestroy(stream);
+    return e == cudaSuccess ? waited : e;
 }
 
 static sl_status fill(sl_cuda_weights *w, const sl_device_params *params, sl_error *err) {
@@ -120,10 +133,7 @@ static sl_status fill(sl_cuda_weights *w, const sl_device_params *params, sl_err
     if (e != cudaSuccess)
         return sl_fail(err, SL_E_DEVICE, "cuda:%d: %llu bytes for weights: %s", params->ordinal,
                        (unsigned long long)w->n_bytes, cudaGetErrorString(e));
-    uint64_t done = 0;
-    for (size_t i = 0; i < w->n_item && e == cudaSuccess; i++)
-        e = fill_item(&w->items[i], w->data + w->items[i].offset, params, w->act, &done, w->n_bytes);
-    if (e == cudaSuccess) e = cudaDeviceSynchronize();
+    e = fill_items(w, params);
     if (e == cudaSuccess) return SL_OK;
     return sl_fail(err, SL_E_DEVICE, "cuda:%d: copying weights: %s", params->ordinal, cudaGetErrorString(e));
 }

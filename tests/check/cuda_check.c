@@ -149,6 +149,13 @@ void cuda_run(int status) {
     must("kernel", cudaDeviceSynchronize());
 }
 
+size_t cuda_shared(void) {
+    int device = 0, bytes = 0;
+    must("cudaGetDevice", cudaGetDevice(&device));
+    must("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    return (size_t)bytes;
+}
+
 bool cuda_present(const char **why) {
     int n = 0;
     const cudaError_t status = cudaGetDeviceCount(&n);

@@ -66,6 +66,8 @@ void cuda_free(void);
 
 /* Is there a device? Else why not. Where the kernels run, nobody may have asked before. */
 bool cuda_present(const char **why);
+/* Bytes of shared memory that a block can have. */
+size_t cuda_shared(void);
 /* Waits for what a call that returned this status has launched. */
 void cuda_run(int status);
 

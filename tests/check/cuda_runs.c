@@ -454,11 +454,11 @@ static void launch_s6(const batch *b, call *k) {
     cuda_run(cuda.s6(&a, NULL));
 }
 
-/* As the backend does: long runs in chunks, the others token by token. */
+/* As the backend does: long runs in chunks where those fit a block, the others token by token. */
 static void launch_s6_chunk(const batch *b, call *k) {
     sl_s6_cuda_args a = s6_args(b, k);
     const uint64_t n = sl_s6_scratch_cuda(k->n_row, b->e, b->head_dim, b->n_state);
-    a.scratch = n ? cuda_new(n * sizeof *a.scratch, 16) : NULL;
+    a.scratch = n && sl_s6_shared_cuda(b->head_dim, b->n_state) <= cuda_shared() ? cuda_new(n * sizeof *a.scratch, 16) : NULL;
     a.max_row = k->n_row;
     cuda_run(cuda.s6(&a, NULL));
     cuda_run(cuda.s6_chunk(&a, NULL));

@@ -174,20 +174,24 @@ EXPORT int cublasCreate_v2(void **h) {
     if (!h || getenv("SLUICE_DEVICE_BLAS_FAILS"))
         return NOT_INITIALIZED;
     *h = nullptr;
-    cudaError_t error = sl_call("cublasCreate", CALL_ALLOCATES | CALL_NOT_IN_CAPTURE, [&] {
+    cudaError_t error = sl_call("cublasCreate", CALL_ALLOCATES | CALL_NOT_IN_CAPTURE | CALL_WAITS_FOR_ALL, [&] {
         *h = new handle{MAGIC, 0, nullptr, nullptr, 0};
         return cudaSuccess;
     });
     return error == cudaSuccess ? SUCCESS : error == cudaErrorMemoryAllocation ? ALLOC_FAILED : NOT_INITIALIZED;
 }
 
+/* Waits for the device, as cuBLAS does. */
 EXPORT int cublasDestroy_v2(void *h) {
     handle *found = find(h);
     if (!found)
         return NOT_INITIALIZED;
-    found->magic = 0;
-    delete found;
-    return SUCCESS;
+    const cudaError_t error = sl_call("cublasDestroy", CALL_WAITS_FOR_ALL | CALL_RELEASES, [&] {
+        found->magic = 0;
+        delete found;
+        return sl_stream_run_all();
+    });
+    return error == cudaSuccess ? SUCCESS : EXECUTION_FAILED;
 }
 
 /* Takes the workspace away, as cuBLAS does. */

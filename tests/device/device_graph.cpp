@@ -4,10 +4,20 @@
 
 #include <utility>
 
-bool sl_stream_any_capture(bool relaxed_too) {
+bool sl_stream_any_capture(void) {
     for (const CUstream_st *stream : sl_rt.streams)
-        if (stream->capturing && (relaxed_too || stream->mode != cudaStreamCaptureModeRelaxed))
+        if (stream->capturing)
             return true;
+    return false;
+}
+
+/* Of what cudaThreadExchangeStreamCaptureMode describes as potentially unsafe calls, by a thread that has not called it. */
+bool sl_stream_forbids_unsafe(void) {
+    for (const CUstream_st *stream : sl_rt.streams) {
+        const bool own = stream->thread == std::this_thread::get_id() && stream->mode != cudaStreamCaptureModeRelaxed;
+        if (stream->capturing && (own || stream->mode == cudaStreamCaptureModeGlobal))
+            return true;
+    }
     return false;
 }
 
@@ -17,7 +27,7 @@ void sl_stream_spoil(void) {
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
-    return sl_call("cudaStreamBeginCapture", CALL_CAN_FAIL, [&] {
+    const cudaError_t result = sl_call("cudaStreamBeginCapture", CALL_CAN_FAIL, [&] {
         CUstream_st *s = sl_stream_find("cudaStreamBeginCapture", stream);
         if (!s)
             return cudaErrorInvalidResourceHandle;
@@ -25,9 +35,12 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
             return sl_refuse(cudaErrorStreamCaptureUnsupported, "cudaStreamBeginCapture of the null stream");
         if (s->capturing)
             return sl_refuse(cudaErrorIllegalState, "cudaStreamBeginCapture of a stream that captures already");
-        s->capturing = true, s->spoiled = false, s->mode = mode;
+        s->capturing = true, s->spoiled = false, s->mode = mode, s->thread = std::this_thread::get_id();
         return cudaSuccess;
     });
+    if (result == cudaSuccess && sl_rt.on_capture)
+        sl_rt.on_capture(sl_rt.on_capture_arg);
+    return result;
 }
 
 /* Ends the capture whatever happened to it. */
@@ -35,6 +48,8 @@ static cudaError_t end_capture(CUstream_st *s, cudaGraph_t *graph) {
     *graph = nullptr;
     if (!s->capturing)
         return sl_refuse(cudaErrorIllegalState, "cudaStreamEndCapture of a stream that does not capture");
+    if (s->mode != cudaStreamCaptureModeRelaxed && s->thread != std::this_thread::get_id())
+        return sl_refuse(cudaErrorStreamCaptureWrongThread, "cudaStreamEndCapture by another thread");
     sl_ops ops = std::move(s->captured);
     s->captured.clear();
     s->capturing = false;

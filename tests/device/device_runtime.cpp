@@ -1,6 +1,7 @@
 /* The test device's runtime: one device, its properties, errors, and failures on request.
  *
- * Environment: SLUICE_DEVICE_MEMORY bytes of device memory, SLUICE_DEVICE_SEED order of blocks and threads,
+ * Environment: SLUICE_DEVICE_MEMORY bytes of device memory, SLUICE_DEVICE_SHARED of shared memory that a block can have
+ * at most, SLUICE_DEVICE_SEED order of blocks and threads,
  * SLUICE_DEVICE_FAIL=n fails the n-th call that can fail, SLUICE_DEVICE_COUNT_CALLS=file writes at exit how
  * many there were, SLUICE_DEVICE_LEAKS=1 makes the exit status 99 if something was not released,
  * SLUICE_DEVICE_ABSENT=1 takes the device away, SLUICE_DEVICE_PROTECT=1 keeps the host from touching device
@@ -64,7 +65,7 @@ static void start(void) {
     sl_rt.protect = number_from("SLUICE_DEVICE_PROTECT", 0) != 0;
     sl_rt.memory_limit = number_from("SLUICE_DEVICE_MEMORY", sl_rt.memory_limit);
     sl_rt.capability = number_from("SLUICE_DEVICE_CAPABILITY", SL_DEVICE_CAPABILITY);
-    sl_rt.shared_limit = most_shared();
+    sl_rt.shared_limit = number_from("SLUICE_DEVICE_SHARED", most_shared());
     atexit(at_exit);
 }
 
@@ -103,7 +104,8 @@ cudaError_t sl_call_admit(const char *name, unsigned traits) {
         return fail_on_request(name, traits);
     if (sl_rt.sticky != cudaSuccess)
         return sl_rt.sticky;
-    if (traits & CALL_NOT_IN_CAPTURE && sl_stream_any_capture(false)) {
+    if ((traits & CALL_NOT_IN_CAPTURE && sl_stream_forbids_unsafe()) ||
+        (traits & CALL_WAITS_FOR_ALL && sl_stream_any_capture())) {
         sl_stream_spoil();
         return sl_refuse(cudaErrorStreamCaptureUnsupported, "%s while a stream captures", name);
     }
@@ -144,6 +146,8 @@ static const struct {
     ERROR(cudaErrorStreamCaptureIsolation, "dependency created on uncaptured work in another stream"),
     ERROR(cudaErrorStreamCaptureImplicit,
           "operation would make the legacy stream depend on a capturing stream"),
+    ERROR(cudaErrorStreamCaptureWrongThread, "attempt to terminate a thread-local capture sequence from another thread"),
+    ERROR(cudaErrorNotPermitted, "operation not permitted"),
     ERROR(cudaErrorCapturedEvent, "operation not permitted on an event last recorded in a capturing stream"),
     ERROR(cudaErrorUnknown, "unknown error"),
 #undef ERROR
@@ -345,6 +349,11 @@ void sl_device_memory(size_t bytes) {
 void sl_device_refuse_capture(int error) {
     std::lock_guard<std::mutex> lock(sl_rt.mutex);
     sl_rt.capture_error = static_cast<cudaError_t>(error);
+}
+
+void sl_device_on_capture(void (*f)(void *), void *arg) {
+    std::lock_guard<std::mutex> lock(sl_rt.mutex);
+    sl_rt.on_capture = f, sl_rt.on_capture_arg = arg;
 }
 
 void sl_device_shared_limit(size_t bytes) {

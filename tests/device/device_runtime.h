@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <vector>
 
 /* What all records of one event share; outlives the handle while a stream still has a record of it. */
@@ -46,6 +47,7 @@ struct CUstream_st {
     std::deque<sl_op> queue; /* of blocking streams: that of the null stream, which orders itself with them */
     bool capturing = false, spoiled = false;
     cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+    std::thread::id thread; /* that began to capture */
     sl_ops captured;
 };
 struct CUevent_st {
@@ -74,6 +76,8 @@ struct sl_runtime {
     size_t memory_limit = (size_t)2 << 30, memory_used = 0, shared_limit = SL_MAX_SHARED;
     unsigned long capability = 80; /* compute capability, as 10 major + minor: 80, 90 or 100 */
     std::map<const void *, size_t> shared_allowed; /* by kernel: dynamic shared memory, if not the default */
+    void (*on_capture)(void *) = nullptr;
+    void *on_capture_arg = nullptr;
     CUstream_st null_stream;
     std::set<CUstream_st *> streams;
     std::set<CUevent_st *> events;
@@ -90,8 +94,9 @@ enum {
     CALL_CAN_FAIL = 1,       /* counted, and failed on request with cudaErrorLaunchFailure */
     CALL_ALLOCATES = 2,      /* ... with cudaErrorMemoryAllocation */
     CALL_MOVES = 4,          /* ... with cudaErrorIllegalAddress */
-    CALL_NOT_IN_CAPTURE = 8, /* refused, and the capture spoiled, while a stream captures */
-    CALL_RELEASES = 16       /* does its work after a fault as well */
+    CALL_NOT_IN_CAPTURE = 8, /* refused, and captures spoiled, where sl_stream_forbids_unsafe */
+    CALL_RELEASES = 16,      /* does its work after a fault as well */
+    CALL_WAITS_FOR_ALL = 32  /* refused, and captures spoiled, while any thread captures */
 };
 
 /* Success, or why the call must not do its work. */
@@ -137,6 +142,7 @@ cudaError_t sl_stream_run_all(void);
 void sl_stream_discard(void);
 /* Marks every capture as failed. */
 void sl_stream_spoil(void);
-bool sl_stream_any_capture(bool relaxed_too);
+bool sl_stream_any_capture(void);
+bool sl_stream_forbids_unsafe(void); /* by a capture, to this thread */
 
 #endif

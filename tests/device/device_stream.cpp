@@ -340,14 +340,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 
 cudaError_t cudaDeviceSynchronize(void) {
-    return sl_call("cudaDeviceSynchronize", CALL_CAN_FAIL, [&] {
-        if (sl_stream_any_capture(true)) {
-            sl_stream_spoil();
-            return sl_refuse(cudaErrorStreamCaptureUnsupported,
-                             "cudaDeviceSynchronize while a stream captures");
-        }
-        return sl_stream_run_all();
-    });
+    return sl_call("cudaDeviceSynchronize", CALL_CAN_FAIL | CALL_WAITS_FOR_ALL, [&] { return sl_stream_run_all(); });
 }
 
 /* ---- events -------------------------------------------------------------------------------------- */

@@ -24,6 +24,8 @@ void sl_device_protect(int on);
 void sl_device_memory(size_t bytes);
 /* The error (0: none) by which work for a stream that captures is refused, as by a driver that knows no graphs of it. */
 void sl_device_refuse_capture(int error);
+/* Calls f (NULL: nothing) whenever a capture has begun, before cudaStreamBeginCapture returns. */
+void sl_device_on_capture(void (*f)(void *arg), void *arg);
 /* Dynamic shared memory that a block can have at most, at first (and at most) 163 KB, from compute capability 9.0 on
  * 227; no kernel has been allowed more than 48 KB of it. */
 void sl_device_shared_limit(size_t bytes);

@@ -5,6 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <thread>
+
 struct scale_args {
     float *x;
     unsigned n;
@@ -148,6 +150,26 @@ static void test_capture(void) {
     CHECK(cudaStreamEndCapture(own, &graph) == cudaErrorIllegalState);
     CHECK(cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeGlobal) == cudaErrorStreamCaptureUnsupported);
     CHECK(cudaStreamDestroy(own) == cudaSuccess && cudaStreamDestroy(blocking) == cudaSuccess);
+}
+
+/* What another thread may do while this one captures for itself, and what nobody may. */
+static void test_capture_on_two_threads(void) {
+    cudaStream_t stream = open_stream(cudaStreamNonBlocking), other = open_stream(cudaStreamNonBlocking);
+    cudaGraph_t graph = nullptr;
+    CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    std::thread([&] {
+        void *p = device_array<float>(1);
+        CHECK(cudaFree(p) == cudaSuccess && cudaStreamSynchronize(other) == cudaSuccess);
+        CHECK(cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureWrongThread);
+    }).join();
+    CHECK(cudaStreamEndCapture(stream, &graph) == cudaSuccess && cudaGraphDestroy(graph) == cudaSuccess);
+    CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    std::thread([] { CHECK(cudaDeviceSynchronize() == cudaErrorStreamCaptureUnsupported); }).join();
+    CHECK(cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureInvalidated);
+    CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+    std::thread([] { CHECK(call_malloc(nullptr) == cudaErrorStreamCaptureUnsupported); }).join();
+    CHECK(cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureInvalidated);
+    CHECK(cudaStreamDestroy(stream) == cudaSuccess && cudaStreamDestroy(other) == cudaSuccess);
 }
 
 /* ---- memory -------------------------------------------------------------------------------------- */
@@ -299,6 +321,7 @@ void test_runtime(void) {
     test_events();
     test_graph();
     test_capture();
+    test_capture_on_two_threads();
     test_memory_limit();
     test_addresses();
     CHECK(dies(host_reads_device));

@@ -2,10 +2,12 @@
  * KV stores that grow, drawn tokens, and rounding that does not build up. */
 #include <math.h>
 #include <setjmp.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <threads.h>
 
 #include <cmocka.h>
 
@@ -298,9 +300,29 @@ static void replayed(const sl_model *model, const sl_model *twin) {
             else assert_memory_equal(first[t], sl_slot_logits(s, pass % 2), sizeof first[t]);
         }
     }
+    assert_int_equal(sl_session_counters(s)->passes, 9);
+    assert_int_equal(sl_session_counters(s)->replayed, 8);
     sl_session_destroy(s);
 }
 static void test_replay_equals_launches(void **state) { (void)state; some_models(replayed); }
+
+/* A capture that something ended once is tried again. */
+static void refused_once(const sl_model *model, const sl_model *twin) {
+    int32_t tokens[4];
+    (void)twin;
+    sequence(tokens, 4, 6);
+    sl_session *s = on_cuda(model, 1, 16);
+    for (size_t t = 0; t < 4; t++) {
+        sl_device_refuse_capture(t == 1 ? 901 : 0);
+        eval(s, 0, tokens + t, 1);
+        assert_int_equal(sl_session_counters(s)->replayed, t < 2 ? 0 : t - 1);
+    }
+    sl_session_destroy(s);
+}
+static void test_capture_is_tried_again(void **state) {
+    (void)state;
+    with_model(MADE_BRIDGE, SL_F32, refused_once);
+}
 
 /* ---- states ------------------------------------------------------------------------------------- */
 
@@ -748,6 +770,66 @@ static void test_two_kinds_of_activations(void **state) {
     with_model(MADE_BRIDGE, SL_BF16, two_kinds);
 }
 
+/* ---- threads ------------------------------------------------------------------------------------ */
+
+/* Opens a session of a model of its own, which takes weights and cuBLAS to the device, and closes both. */
+typedef struct other_thread {
+    thrd_t thread;
+    sl_model *model;
+    sl_status status;
+    sl_error err;
+    atomic_bool done;
+    size_t n_begun;
+} other_thread;
+
+static int open_and_close(void *arg) {
+    other_thread *o = arg;
+    sl_session_params p = sl_session_params_default();
+    sl_session *s;
+    p.device = "cuda";
+    p.n_batch = 8;
+    if ((o->status = sl_session_create(o->model, &p, &s, &o->err)) == SL_OK) sl_session_destroy(s);
+    atomic_store(&o->done, true);
+    return 0;
+}
+
+/* It gets a tenth of a second to disturb the capture that has begun; then, or once it is through, that goes on. */
+static void begin_beside(void *arg) {
+    other_thread *o = arg;
+    if (o->n_begun++) return;
+    if (thrd_create(&o->thread, open_and_close, o) != thrd_success) abort();
+    for (int i = 0; i < 100 && !atomic_load(&o->done); i++)
+        thrd_sleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+}
+
+static void threads(const sl_model *model, const sl_model *twin) {
+    int32_t tokens[4];
+    other_thread other = { .model = make_model(MADE_BRIDGE, SL_BF16, 3) };
+    (void)twin;
+    sequence(tokens, 4, 6);
+    sl_session *s = on_cuda(model, 1, 16), *alone = on_cuda(model, 1, 16);
+    eval(s, 0, tokens, 1);
+    sl_device_on_capture(begin_beside, &other);
+    eval(s, 0, tokens + 1, 1);
+    sl_device_on_capture(NULL, NULL);
+    assert_int_equal(other.n_begun, 1);
+    thrd_join(other.thread, NULL);
+    if (other.status != SL_OK) fail_msg("beside a capture: %s", other.err.text);
+    eval(s, 0, tokens + 2, 1);
+    assert_int_equal(sl_session_counters(s)->replayed, 2);
+    for (size_t t = 0; t < 3; t++) eval(alone, 0, tokens + t, 1);
+    same_logits(s, 0, alone, 0);
+    sl_session_destroy(s);
+    sl_session_destroy(alone);
+    sl_model_close(other.model);
+}
+static void test_sessions_on_two_threads(void **state) {
+    (void)state;
+    with_model(MADE_BRIDGE, SL_F32, threads);
+}
+
+/* ---- small devices ------------------------------------------------------------------------------ */
+
 /* A device whose blocks have less shared memory than a chunk of the scan needs takes long prompts token by token. */
 static void little_shared(const sl_model *model, const sl_model *twin) {
     enum { N = 3 * (SL_S6_CHUNK - 1) };
@@ -782,8 +864,8 @@ int main(void) {
         cmocka_unit_test(test_two_kinds_of_activations), cmocka_unit_test(test_little_shared_memory),
         cmocka_unit_test(test_ragged_batches),
         cmocka_unit_test(test_deep_rows_are_counted), cmocka_unit_test(test_cobatched_equals_solo),
-        cmocka_unit_test(test_batch_invariant),
-        cmocka_unit_test(test_replay_equals_launches), cmocka_unit_test(test_states_move_between_devices),
+        cmocka_unit_test(test_batch_invariant), cmocka_unit_test(test_sessions_on_two_threads),
+        cmocka_unit_test(test_replay_equals_launches), cmocka_unit_test(test_capture_is_tried_again), cmocka_unit_test(test_states_move_between_devices),
         cmocka_unit_test(test_fork_mark_rewind_reset), cmocka_unit_test(test_stores_grow_under_a_captured_pass),
         cmocka_unit_test(test_damaged_states), cmocka_unit_test(test_f16_does_not_drift),
         cmocka_unit_test(test_long_prompts_in_f16),
