@@ -82,7 +82,7 @@ function(sl_cuda_target name)
   else()
     target_sources(${name} PRIVATE ${ARGN})
     target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR} ${CMAKE_SOURCE_DIR}/include ${CMAKE_SOURCE_DIR}/src)
-    if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.4)
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13) # whose drivers all know this compression
       target_compile_options(${name} PRIVATE --compress-mode=size)
     endif()
     target_compile_options(${name} PRIVATE $<$<BOOL:${SLUICE_CUDA_REPORT}>:-Xptxas=-v> -Xcompiler=-Wall,-Wextra,-fvisibility=hidden

@@ -254,11 +254,16 @@ static cudaError_t copy_kv(sl_device *d, void *to, uint64_t to_cap, const void *
                              kv_row_bytes(d, n_pos), kv_rows(d), kind, d->stream);
 }
 
-/* Doubles, so that a growing sequence is copied O(1) times per token. */
-static sl_status allocate_kv(sl_device *d, const sl_kv_slot *kv, uint64_t n_pos, sl_kv_slot *grown, sl_error *err) {
-    const uint64_t cap = kv->cap ? 2 * kv->cap : SL_CUDA_FIRST_KV;
-    *grown = (sl_kv_slot){ NULL, cap > n_pos ? cap : n_pos };
-    return allocate(d, &grown->data, "KV store", grown->cap, "positions", sl_cuda_kv_bytes(d->graph, d->kv_f16, 1), err);
+static sl_status allocate_kv(sl_device *d, uint64_t cap, sl_kv_slot *grown, sl_error *err) {
+    *grown = (sl_kv_slot){ NULL, cap };
+    return allocate(d, &grown->data, "KV store", cap, "positions", sl_cuda_kv_bytes(d->graph, d->kv_f16, 1), err);
+}
+
+/* Doubles, so that a growing sequence is copied O(1) times per token; where there is no memory for that, by a few. */
+static sl_status grow_kv(sl_device *d, const sl_kv_slot *kv, uint64_t n_pos, sl_kv_slot *grown, sl_error *err) {
+    const uint64_t twice = kv->cap ? 2 * kv->cap : SL_CUDA_FIRST_KV, few = n_pos + SL_CUDA_FIRST_KV;
+    const sl_status status = allocate_kv(d, twice > n_pos ? twice : n_pos, grown, err);
+    return status == SL_E_MEMORY && few < twice ? allocate_kv(d, few, grown, err) : status;
 }
 
 /* Captured passes find the new place in kv_slots. */
@@ -266,7 +271,7 @@ static sl_status cuda_reserve(sl_device *d, size_t slot, uint64_t n_pos, sl_erro
     SL_TRY(check(d, err));
     sl_kv_slot *kv = &d->kv[slot], grown;
     if (!kv_rows(d) || n_pos <= kv->cap) return SL_OK;
-    SL_TRY(allocate_kv(d, kv, n_pos, &grown, err));
+    SL_TRY(grow_kv(d, kv, n_pos, &grown, err));
     cudaError_t e = copy_kv(d, grown.data, grown.cap, kv->data, kv->cap, kv->cap, cudaMemcpyDeviceToDevice);
     if (e == cudaSuccess)
         e = cudaMemcpyAsync(&d->kv_slots[slot], &grown, sizeof grown, cudaMemcpyHostToDevice, d->stream);

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <threads.h>
 
+#include <cuda_runtime_api.h>
+
 #include "os/os.h"
 
 /* Sums of f16 results stay f32 also where they are cut into parts: default math, and no reduction in the type
@@ -63,8 +65,17 @@ static bool load(const char *name) {
     return true;
 }
 
+/* cuBLAS 13 opens beside a driver for CUDA 12 too, but does not start there. */
+static bool load_13(void) {
+    int driver = 0;
+    if (cudaDriverGetVersion(&driver) == cudaSuccess && driver >= 13000) return load("libcublas.so.13");
+    if (sl_os_library("libcublas.so.13"))
+        snprintf(missing, sizeof missing, "libcublas.so.13 needs a driver for CUDA 13");
+    return false;
+}
+
 static void load_any(void) {
-    if (load("libcublas.so.13") || load("libcublas.so.12")) missing[0] = 0;
+    if (load_13() || load("libcublas.so.12")) missing[0] = 0;
 }
 
 const char *sl_blas_missing(void) {

@@ -89,6 +89,10 @@ sl_status sl_cuda_no_memory(int ordinal, const char *what, uint64_t n, const cha
 
 /* ---- what fits ---------------------------------------------------------------------------------- */
 
+/* What the driver takes later on by itself: for kernels, of which each is loaded with its first launch, cuBLAS and its
+ * kernels, and graphs. A guess on the safe side; the test device takes nothing. */
+static uint64_t driver_bytes(void) { return sl_cuda_is_test_device() ? 0 : 256 << 20; }
+
 sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, sl_cuda_need *need,
                         sl_error *err) {
     sl_cuda_weights weights = { 0 };
@@ -101,7 +105,7 @@ sl_status sl_cuda_needs(const sl_graph *graph, const sl_device_params *params, s
     const uint64_t stores = sl_cuda_kv_bytes(graph, params->kv_f16, SL_CUDA_FIRST_KV) * params->n_slot;
     uint64_t block = 0;
     if (status == SL_OK) status = sl_cuda_lay_out(&device, &block, err);
-    need->activations = block - need->states +
+    need->activations = driver_bytes() + block - need->states +
                         (uint64_t)graph->n_vocab * sizeof(float) * sl_min(params->n_slot, params->n_batch);
     need->states += stores; /* which are allocated with the first token of each */
     need->all = need->weights + need->states + need->activations;

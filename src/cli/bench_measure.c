@@ -188,8 +188,9 @@ static void fill_row(bench *b, double *rates, double *firsts, sl_bench_row *row)
     row->first_seconds = median(firsts, row->n_repeat);
     row->bytes_per_token = (double)(counted->weight_bytes + counted->state_bytes + counted->kv_bytes) / n_token;
     row->flops_per_token = (double)counted->flops / n_token;
-    row->deep_share = (double)NAN;
+    row->deep_share = row->replayed_share = (double)NAN;
     if (counted->routed_tokens) row->deep_share = (double)counted->deep_tokens / (double)counted->routed_tokens;
+    if (b->greedy) row->replayed_share = (double)counted->replayed / (double)counted->passes;
     row->state_bytes = b->model->info.state_bytes * c->n_seq;
     row->kv_bytes = b->model->info.kv_token_bytes * c->n_seq * (c->depth + tokens_per_repeat(c));
     row->depth_synthetic = b->made_up;

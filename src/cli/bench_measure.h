@@ -44,6 +44,7 @@ typedef struct sl_bench_row {
     double flops_per_token;
     double first_seconds;   /* prefill: prompt to its logits; decode: the first step */
     double deep_share;      /* of the tokens in routed layers; NAN: none */
+    double replayed_share;  /* of the passes, from a graph; NAN: on a CPU, which has none */
     uint64_t state_bytes, kv_bytes; /* of all sequences, at the end of a repetition */
     uint64_t peak_rss_bytes;
     sl_bench_profile profile; /* the caller releases it; empty if it was not asked for */

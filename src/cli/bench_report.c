@@ -133,6 +133,7 @@ static size_t row_values(const sl_bench_row *row, value *v) {
         { "tokens_per_second_max", REAL, NULL, 0, row->max },
         { "bytes_per_token", REAL, NULL, 0, row->bytes_per_token },
         { "deep_share", REAL, NULL, 0, row->deep_share },
+        { "replayed_share", REAL, NULL, 0, row->replayed_share },
         { "deep_option", REAL, NULL, 0, row->model->deep_option },
         { "gbps", REAL, NULL, 0, gbps(row) },
         { "read_probe_gbps", REAL, NULL, 0, row->read_gbps },

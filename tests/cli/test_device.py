@@ -170,6 +170,12 @@ class Blas(Case):
     def test_version_12(self):
         self.check(b"", [], blas=["12", "none"])
 
+    def test_version_13_beside_an_older_driver(self):
+        reason = b"libcublas.so.13 needs a driver for CUDA 13"
+        self.check(reason, reason, blas=["13", "none"], SLUICE_DEVICE_DRIVER="12080")
+        run = on_device("info", "-m", model(), blas=["13", "12"], SLUICE_DEVICE_DRIVER="12080")
+        self.assertIn(b", products by libcublas.so.12\n", run.stdout)
+
     def test_every_command_says_so_once(self):
         path, line = scratch() / "text.bin", b"cuda:0: %s: %s\n" % (self.ABSENT, INSTEAD)
         path.write_bytes(bytes(range(3, 60)))
@@ -195,6 +201,7 @@ class Blas(Case):
             profile, n_token = row["profile"], row["n_prompt"] + row["n_gen"]
             parts = {p["node"]: p for p in profile["nodes"]}
             self.assertEqual(profile["passes"], row["n_gen"] or 1)
+            self.assertEqual(row["replayed_share"], 1 if row["n_gen"] else 0)
             self.assertTrue(0 < sum(p["seconds"] for p in parts.values()) <= profile["seconds"])
             self.assertAlmostEqual(sum(p["bytes"] for p in parts.values()) / n_token, row["bytes_per_token"], delta=1)
             self.assertTrue(any(" + mlp.up" in name for name in parts) == bool(row["n_gen"]), list(parts))

@@ -31,7 +31,7 @@ def row(model, phase, n, depth, batch):
     n_prompt, n_gen = (n, 0) if phase == "prefill" else (0, n)
     return {"model": model, "type": "bf16", "phase": phase, "n_prompt": n_prompt, "n_gen": n_gen, "depth": depth,
             "batch": batch, "tokens_per_second": {"median": 100.0 - depth / 131072}, "fraction_of_read_probe": 0.7,
-            "bytes_per_token": 1e9 * (1 + depth / 131072 / 10),
+            "replayed_share": 0.25 if wrong == "launched" else 1 if n_gen else 0, "bytes_per_token": 1e9 * (1 + depth / 131072 / 10),
             "fraction_of_matmul_probe": None if wrong == "no rate" else 0.4}
 
 def bench():
@@ -130,6 +130,11 @@ class Gpu(unittest.TestCase):
         self.assertIn("prefill, of the matrix rate: 0.400, NOT reached (0.5)", self.text)
         self.assertIn("decode at 128K against 1K: 0.990, reached (0.97)\n  in bytes a second: 1.088", self.text)
         self.assertIn(f"{self.tree}/site/nvidia/cublas/lib", (self.tree / "libraries").read_text().split(":"))
+
+    def test_steps_that_were_not_replayed(self):
+        self.gpu(bench_decode_1="launched")
+        line = "bridge-7b at depth 32768, batch 1: 25% of the steps were replayed from a graph, the others launched"
+        self.assertEqual((self.text.count(line), self.text.count("replayed")), (1, 2 * 4))
 
     def test_what_hangs_is_stopped(self):
         """Checks that hang leave their share to those after them; what they wrote and rows that were written stay."""

@@ -4,7 +4,7 @@
  * at most, SLUICE_DEVICE_SEED order of blocks and threads,
  * SLUICE_DEVICE_FAIL=n fails the n-th call that can fail, SLUICE_DEVICE_COUNT_CALLS=file writes at exit how
  * many there were, SLUICE_DEVICE_LEAKS=1 makes the exit status 99 if something was not released,
- * SLUICE_DEVICE_ABSENT=1 takes the device away, SLUICE_DEVICE_PROTECT=1 keeps the host from touching device
+ * SLUICE_DEVICE_ABSENT=1 takes the device away, SLUICE_DEVICE_DRIVER=12080 makes its driver one for CUDA 12.8, SLUICE_DEVICE_PROTECT=1 keeps the host from touching device
  * memory, SLUICE_DEVICE_CAPABILITY=90 makes it one of compute capability 9.0 (80, where kernels run from PTX its own). */
 #include "device_runtime.h"
 
@@ -259,7 +259,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device) 
 
 cudaError_t cudaDriverGetVersion(int *version) {
     return sl_call("cudaDriverGetVersion", CALL_CAN_FAIL, [&] {
-        *version = CUDART_VERSION;
+        *version = static_cast<int>(number_from("SLUICE_DEVICE_DRIVER", CUDART_VERSION));
         return cudaSuccess;
     });
 }

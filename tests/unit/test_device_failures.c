@@ -568,12 +568,13 @@ static void test_what_would_fit(void **state) {
     sl_model_close(model);
 }
 
-/* From here on nothing more can be had. */
-static void use_up_memory(void) {
+/* From here on so much more can be had; or nothing. */
+static void leave_memory(uint64_t bytes) {
     sl_device_info found[2];
     sl_devices(found, 2);
-    sl_device_memory((size_t)(found[1].memory_bytes - found[1].free_bytes));
+    sl_device_memory((size_t)(found[1].memory_bytes - found[1].free_bytes + bytes));
 }
+static void use_up_memory(void) { leave_memory(0); }
 
 static void near_logits(const sl_session *got, const sl_session *expected, size_t slot) {
     const float *x = sl_slot_logits(got, slot), *y = sl_slot_logits(expected, slot);
@@ -621,6 +622,28 @@ static void test_store_that_cannot_grow(void **state) {
     assert_int_equal(sl_device_leaks(), 0);
 }
 
+/* A store that cannot become twice as large becomes as large as it must. */
+static void test_store_that_grows_by_a_few(void **state) {
+    (void)state;
+    sl_error err;
+    sl_model_info info;
+    sl_model *model = make_model(MADE_LLAMA, SL_F32, 5);
+    sl_session *s = opened(model, "cuda", 1, 512), *cpu = opened(model, "cpu", 1, 512);
+    sl_model_get_info(model, &info);
+    both(s, cpu, 0, 0, 255);
+    assert_int_equal(s->backend->reserve(s->device, 0, 512, &err), SL_OK);
+    leave_memory(800 * info.kv_token_bytes);
+    assert_int_equal(s->backend->reserve(s->device, 0, 513, &err), SL_OK);
+    both(s, cpu, 0, 255, 20);
+    assert_int_equal(s->backend->reserve(s->device, 0, 1600, &err), SL_E_MEMORY);
+    contains(err.text, "KV store of 1600 positions");
+    both(s, cpu, 0, 275, 20);
+    sl_device_memory(AMPLE);
+    sl_session_destroy(s);
+    sl_session_destroy(cpu);
+    sl_model_close(model);
+}
+
 /* The tokens of a pass that could not begin have not been seen; those of passes before it have. */
 static void test_logits_that_cannot_be_had(void **state) {
     (void)state;
@@ -663,7 +686,7 @@ int main(void) {
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_model_that_does_not_fit),
         cmocka_unit_test(test_what_would_fit),
-        cmocka_unit_test(test_store_that_cannot_grow),
+        cmocka_unit_test(test_store_that_cannot_grow), cmocka_unit_test(test_store_that_grows_by_a_few),
         cmocka_unit_test(test_logits_that_cannot_be_had),
         cmocka_unit_test(test_every_call_without_a_device),
         cmocka_unit_test(test_every_call_of_the_probe),
