@@ -16,6 +16,7 @@ typedef struct sl_device_params {
     int ordinal;                      /* which of the devices of this kind */
     uint64_t weights_to_come;         /* bytes, for a choice of device before there is a graph */
     bool exact;                       /* f32 activations where the device would take f16 */
+    bool exact_by_type;               /* only because the weights are f32 */
     bool invariant;                   /* a run's results must not depend on how many rows a pass has */
     void (*progress)(void *arg, uint64_t done, uint64_t all); /* bytes of weights uploaded; may be NULL */
     void *progress_arg;

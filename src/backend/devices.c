@@ -14,11 +14,12 @@ static void describe_cpu(sl_device_info *d) {
              sl_cpu_features_name(sl_cpu_features_allowed(&bad)));
 }
 
-/* How many CUDA devices there are; 0: d says why none. */
-static size_t count_cuda(sl_device_info *d) {
+/* How many CUDA devices there are; 0: d says why none. trouble: see sl_cuda_count. */
+static size_t count_cuda(sl_device_info *d, bool *trouble) {
     *d = (sl_device_info){ .id = "cuda" };
+    *trouble = false;
 #ifdef SL_CUDA
-    return sl_cuda_count(d->reason);
+    return sl_cuda_count(d->reason, trouble);
 #else
     snprintf(d->reason, sizeof d->reason,
              "this build has no CUDA backend (nvcc was not found, or it was switched off)");
@@ -37,7 +38,8 @@ static void describe_cuda(size_t ordinal, sl_device_info *d) {
 
 size_t sl_devices(sl_device_info *devices, size_t cap) {
     sl_device_info none;
-    size_t n = count_cuda(&none);
+    bool trouble;
+    size_t n = count_cuda(&none, &trouble);
     if (cap) describe_cpu(devices);
     if (cap > 1 && !n) devices[1] = none;
     for (size_t i = 0; i < n && i + 1 < cap; i++) describe_cuda(i, &devices[i + 1]);
@@ -118,7 +120,9 @@ static void use_cuda(const sl_device_info *d, sl_device_choice *choice) {
 
 bool sl_device_that_fits(const sl_graph *graph, sl_device_params *params, sl_device_choice *choice) {
     sl_device_info d;
-    size_t n = count_cuda(&d);
+    bool trouble;
+    size_t n = count_cuda(&d, &trouble);
+    if (trouble) snprintf(choice->note, sizeof choice->note, "CUDA is passed over for the CPU: %s", d.reason);
     for (size_t i = 0; i < n; i++) {
         params->ordinal = (int)i;
         describe_cuda(i, &d);
@@ -147,7 +151,9 @@ sl_status sl_device_choose(const char *name, const sl_graph *graph, sl_device_pa
         if (!is_test_device()) sl_device_that_fits(graph, params, choice);
         return SL_OK;
     }
-    SL_TRY(find_cuda(name, count_cuda(&d), params, &d, err));
+    bool trouble;
+    const size_t n = count_cuda(&d, &trouble);
+    SL_TRY(find_cuda(name, n, params, &d, err));
     use_cuda(&d, choice);
     return SL_OK;
 }

@@ -25,8 +25,8 @@ typedef struct sl_cuda_probe { double copy_gbps, tflops_f32, tflops_f16; char bl
 sl_status sl_cuda_probe_run(int ordinal, sl_cuda_probe *out, sl_error *err);
 
 #ifdef SL_CUDA
-/* How many CUDA devices there are; *reason [200] says why none. */
-size_t sl_cuda_count(char *reason);
+/* How many CUDA devices there are; *reason [200] says why none. *trouble: there may be one, but the driver does not work. */
+size_t sl_cuda_count(char *reason, bool *trouble);
 /* One of them; creates the driver's context on it, to ask for free memory. */
 void sl_cuda_describe(int ordinal, sl_device_info *device);
 /* True for the device that tests run on where there is no GPU: never chosen by "auto". */

@@ -366,10 +366,10 @@ static int report_end(const batch *b) {
     if (n_bad)
         return sl_report(SL_EXIT_FAILED, "%llu of %llu lines were bad; their results in %s say why",
                          (unsigned long long)n_bad, (unsigned long long)n_line, sl_name(b->out, &buf));
-    sl_note("%llu lines, %llu prompt and %llu generated tokens in %.1f s (%.0f tokens/s)",
+    sl_note("%llu lines, %llu prompt and %llu generated tokens in %.1f s (%.0f tokens/s); on %s",
             (unsigned long long)b->n_line, (unsigned long long)b->n_prompt_token,
             (unsigned long long)b->n_answer_token, seconds,
-            (double)(b->n_prompt_token + b->n_answer_token) / (seconds > 0 ? seconds : 1));
+            (double)(b->n_prompt_token + b->n_answer_token) / (seconds > 0 ? seconds : 1), sl_session_device(b->session));
     return SL_EXIT_OK;
 }
 

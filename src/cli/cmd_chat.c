@@ -79,8 +79,9 @@ static sl_status do_stats(chat *c, const char *argument, sl_error *err) {
     for (size_t i = 0; i < v->n_branch; i++)
         sl_note("%s: %zu turns, state %.2f MB", sl_name(v->branches[i].name, &name), v->branches[i].turns.n,
                 (double)v->branches[i].state_bytes / 1e6);
-    sl_note("last answer: prompt %zu tokens, %.1f tokens/s; generated %zu tokens, %.1f tokens/s", v->n_prompt,
-            speed(v->n_prompt, v->prefill_seconds), v->n_answer, speed(v->n_answer, v->decode_seconds));
+    sl_note("last answer: prompt %zu tokens, %.1f tokens/s; generated %zu tokens, %.1f tokens/s; on %s", v->n_prompt,
+            speed(v->n_prompt, v->prefill_seconds), v->n_answer, speed(v->n_answer, v->decode_seconds),
+            sl_session_device(c->session));
     return SL_OK;
 }
 

@@ -67,9 +67,10 @@ static void write_statistics(const generate *g, const sl_answer *answer) {
     const char *end = answer->stopped ? "interrupted" : g->stream.finish == SL_FINISH_STOP ? "stop" : "length";
     double prefill = answer->prefill_seconds, decode = answer->decode_seconds;
     size_t n = g->stream.n_token, n_prompt = sl_min(g->n_token, answer->n_fed);
-    sl_note("prompt %zu tokens, %.1f tokens/s; generated %zu tokens, %.1f tokens/s; end: %s; state %.2f MB",
+    sl_note("prompt %zu tokens, %.1f tokens/s; generated %zu tokens, %.1f tokens/s; end: %s; state %.2f MB; on %s",
             n_prompt, prefill > 0 ? (double)n_prompt / prefill : 0.0, n,
-            decode > 0 ? (double)n / decode : 0.0, end, (double)sl_state_bytes(g->session, 0) / 1e6);
+            decode > 0 ? (double)n / decode : 0.0, end, (double)sl_state_bytes(g->session, 0) / 1e6,
+            sl_session_device(g->session));
 }
 
 /* ---- the command -------------------------------------------------------------------------------- */

@@ -66,10 +66,10 @@ sl_status sl_session_create(const sl_model *model, const sl_session_params *para
     s->n_batch = params->n_batch;
     s->tau = params->route_threshold;
     s->kv_f16 = model->type != SL_F32;
+    const bool by_type = params->activations == SL_ACTIVATIONS_AUTO && model->type == SL_F32;
     sl_device_params device = {
         .n_slot = s->n_slot, .n_batch = s->n_batch, .n_thread = params->n_thread, .kv_f16 = s->kv_f16,
-        .exact = params->activations == SL_ACTIVATIONS_F32 ||
-                 (params->activations == SL_ACTIVATIONS_AUTO && model->type == SL_F32),
+        .exact = params->activations == SL_ACTIVATIONS_F32 || by_type, .exact_by_type = by_type,
         .invariant = params->batch_invariant, .progress = params->progress, .progress_arg = params->progress_arg,
     };
     sl_status status = session_memory(s, err);

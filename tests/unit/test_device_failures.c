@@ -480,14 +480,14 @@ static void test_sizes(void **state) {
 /* ---- memory ------------------------------------------------------------------------------------- */
 
 /* The smallest memory in which the model opens, in steps of 256 bytes; below, the line says what it needs. */
-static size_t least_memory(const sl_model *model) {
+static size_t least_memory(const sl_model *model, sl_activations activations) {
     size_t low = 0, high = AMPLE / 256;
     sl_error err;
     while (low + 1 < high) {
         sl_session *s;
         size_t middle = (low + high) / 2;
         sl_device_memory(middle * 256);
-        sl_status status = open_session(model, "cuda", 4, 16, &s, &err);
+        sl_status status = open_with(model, "cuda", 4, 16, activations, &s, &err);
         sl_session_destroy(s);
         if (status == SL_OK) high = middle;
         else {
@@ -502,11 +502,11 @@ static size_t least_memory(const sl_model *model) {
     return high * 256;
 }
 
-static void does_not_fit(const sl_model *model, size_t n_bytes, const char *hint) {
+static void does_not_fit(const sl_model *model, sl_activations activations, size_t n_bytes, const char *hint) {
     sl_session *s;
     sl_error err;
     sl_device_memory(n_bytes);
-    assert_int_equal(open_session(model, "cuda", 4, 16, &s, &err), SL_E_MEMORY);
+    assert_int_equal(open_with(model, "cuda", 4, 16, activations, &s, &err), SL_E_MEMORY);
     sl_device_memory(AMPLE);
     one_line(&err);
     contains(err.text, hint);
@@ -515,12 +515,12 @@ static void does_not_fit(const sl_model *model, size_t n_bytes, const char *hint
 static void test_model_that_does_not_fit(void **state) {
     (void)state;
     sl_model *f32 = make_model(MADE_BRIDGE, SL_F32, 5), *q8 = make_model(MADE_BRIDGE, SL_Q8, 5);
-    size_t needs = least_memory(f32), needs_q8 = least_memory(q8);
+    size_t needs = least_memory(f32, SL_ACTIVATIONS_F32), needs_q8 = least_memory(q8, SL_ACTIVATIONS_F32);
     assert_true(needs_q8 < needs);
-    does_not_fit(f32, needs - 256, "; as bf16 it would need ");
-    does_not_fit(q8, needs_q8 - 256, "; as q4 it would need ");
-    does_not_fit(q8, 1 << 20, "; no type of it would fit");
-    does_not_fit(f32, 0, ", 0 bytes are free");
+    does_not_fit(f32, SL_ACTIVATIONS_F32, needs - 256, "; as bf16 it would need ");
+    does_not_fit(q8, SL_ACTIVATIONS_F32, needs_q8 - 256, "; as q4 it would need ");
+    does_not_fit(q8, SL_ACTIVATIONS_F32, 1 << 20, "; no type of it would fit");
+    does_not_fit(f32, SL_ACTIVATIONS_F32, 0, ", 0 bytes are free");
     sl_session *s; /* so many sequences that one of any type would fit and they in none */
     sl_error err;
     sl_device_memory(48 << 20);
@@ -535,37 +535,36 @@ static void test_model_that_does_not_fit(void **state) {
     sl_model_close(q8);
 }
 
-/* With less and less memory the line names smaller and smaller types, each for a while. (Wide enough that q8 takes less than
- * bf16 although it needs a place to be expanded.) */
-static void test_what_would_fit(void **state) {
-    static const char *const hints[] = { "; as bf16 it would need ", "; as q8 it would need ", "; as q4 it would need ",
-                                         "; no type of it would fit" };
+/* The line names the largest type that fits, from the very byte on with which a model of it opens and runs. (Wide enough
+ * that q8 takes less than bf16 although it needs a place to be expanded.) */
+static void what_would_fit(sl_activations activations) {
     static const sl_type types[] = { SL_BF16, SL_Q8, SL_Q4 };
-    enum { STEP = 16384 };
-    size_t hint = 0, n_seen = 0;
-    (void)state;
     sl_model *model = synthetic_model(256, 512, SL_F32);
-    for (size_t n_bytes = least_memory(model) - 256; hint < 3; n_bytes -= STEP) {
+    size_t least[4] = { least_memory(model, activations) };
+    char hint[64];
+    sl_error err;
+    for (size_t i = 0; i < 3; i++) {
+        sl_model *smaller = synthetic_model(256, 512, types[i]);
         sl_session *s;
-        sl_error err;
-        sl_device_memory(n_bytes);
-        assert_int_equal(open_session(model, "cuda", 4, 16, &s, &err), SL_E_MEMORY);
-        if (!strstr(err.text, hints[hint])) {
-            assert_true(n_seen > 1);
-            contains(err.text, hints[++hint]);
-            n_seen = 0;
-        }
-        n_seen++;
-        if (hint < 3) { /* it does, to the first token */
-            sl_model *smaller = synthetic_model(256, 512, types[hint]);
-            s = opened(smaller, "cuda", 4, 16);
-            assert_int_equal(eval(s, 0, 0, 1, SL_LOGITS_LAST, &err), SL_OK);
-            sl_session_destroy(s);
-            sl_model_close(smaller);
-        }
+        least[i + 1] = least_memory(smaller, activations);
+        assert_true(least[i + 1] < least[i]);
+        snprintf(hint, sizeof hint, "; as %s it would need ", sl_type_name(types[i]));
+        does_not_fit(model, activations, least[i] - 256, hint);
+        does_not_fit(model, activations, least[i + 1], hint);
+        sl_device_memory(least[i + 1]);
+        assert_int_equal(open_with(smaller, "cuda", 4, 16, activations, &s, &err), SL_OK);
+        assert_int_equal(eval(s, 0, 0, 1, SL_LOGITS_LAST, &err), SL_OK);
+        sl_session_destroy(s);
+        sl_model_close(smaller);
     }
+    does_not_fit(model, activations, least[3] - 256, "; as q8, for one sequence, 16 tokens a pass, it would need ");
     sl_device_memory(AMPLE);
     sl_model_close(model);
+}
+static void test_what_would_fit(void **state) {
+    (void)state;
+    what_would_fit(SL_ACTIVATIONS_F32);
+    what_would_fit(SL_ACTIVATIONS_AUTO); /* f32 ones come of f32 weights only */
 }
 
 /* From here on so much more can be had; or nothing. */

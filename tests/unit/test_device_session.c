@@ -1,5 +1,6 @@
 /* Sessions on a CUDA device against the CPU's: ragged batches, replayed passes, states that move between them,
  * KV stores that grow, drawn tokens, and rounding that does not build up. */
+#define _POSIX_C_SOURCE 200809L
 #include <math.h>
 #include <setjmp.h>
 #include <stdatomic.h>
@@ -719,6 +720,15 @@ static void test_automatic_choice(void **state) {
     params.n_batch = 8;
     params.weights_to_come = 1000;
     assert_true(sl_device_that_fits(NULL, &params, &choice));
+    assert_string_equal(choice.note, "");
+    sl_device_fail_at(1); /* a driver that is there and does not work */
+    assert_false(sl_device_that_fits(NULL, &params, &choice));
+    sl_device_fail_at(0);
+    assert_string_equal(choice.note, "CUDA is passed over for the CPU: the driver says: unspecified launch failure");
+    choice.note[0] = 0;
+    setenv("SLUICE_DEVICE_ABSENT", "1", 1); /* and a machine without a GPU, of which there is nothing to say */
+    assert_false(sl_device_that_fits(NULL, &params, &choice));
+    unsetenv("SLUICE_DEVICE_ABSENT");
     assert_string_equal(choice.note, "");
     sl_model_close(model);
 }
