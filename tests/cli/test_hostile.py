@@ -95,7 +95,7 @@ class Hostile(Files):
                 resource.setrlimit(resource.RLIMIT_AS, (mib << 20, mib << 20))
             result = sluice("info", "-m", out, preexec_fn=little, env={**os.environ, "OMP_NUM_THREADS": "1"})
             if result.returncode:
-                self.assert_error(result, 1, "memory", "bytes")
+                self.assert_error(result, 1, "out of memory")
 
     def test_large_metadata(self):
         """Up to the limits of docs/format.md."""
