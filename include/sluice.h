@@ -143,14 +143,16 @@ typedef enum sl_activations {
 typedef struct sl_session_params {
     size_t n_slot;         /* sequences held at once, 1 to 65536 (CUDA: 65535) */
     size_t n_batch;        /* tokens per pass, 1 to 65536 (CUDA: 65535); longer runs are split, with the same result */
-    size_t n_thread;       /* 1 to 1024; 0: one per processor */
+    size_t n_thread;       /* 1 to 1024; 0: one per processor. SL_E_MEMORY: so many cannot be started now. A limit that
+                              is lowered later ends the process when they are (OpenMP) */
     float route_threshold; /* 0..1 replaces tau in all routed layers; NAN: as stored in the model */
     const char *device;    /* "cpu" (also NULL), "cuda", "cuda:N", or "auto": a CUDA device if one is usable and the
                               model fits, else the CPU. A device asked for by name is never replaced by another. */
     sl_activations activations;
     bool batch_invariant;  /* on a GPU: a sequence's results have the same bits whatever and however many are computed
                               beside it, for runs that are alike; slower. On the CPU they always have */
-    void (*progress)(void *arg, uint64_t done, uint64_t all); /* bytes of weights copied to a device; may be NULL */
+    void (*progress)(void *arg, uint64_t done, uint64_t all); /* bytes of weights copied to a device; may be NULL. Must
+                              not create or destroy sessions; those of other threads wait for it */
     void *progress_arg;
 } sl_session_params;
 
@@ -173,15 +175,17 @@ typedef struct sl_run {
  * sequence does not depend on the other runs, on the threads or on how its tokens are cut into calls: bit for bit on
  * the CPU, to rounding on a CUDA device, which computes passes of many rows by other kernels (docs/cuda.md).
  * On error no slot has advanced, except where a device fails between the passes of a long call: then its slots stand
- * after the last whole pass (sl_slot_position). Runs with SL_LOGITS_ALL may have n_batch tokens together. */
+ * after the last whole pass (sl_slot_position). After SL_E_DEVICE all that goes to the device fails, what slots hold is
+ * not defined, and the session is only to be destroyed. tokens may lie in what sl_slot_tokens gave. Runs with SL_LOGITS_ALL may have n_batch tokens together. */
 SL_API sl_status sl_session_eval(sl_session *session, const sl_run *runs, size_t n_run, sl_error *err);
 
 typedef struct sl_sampler sl_sampler;
 /* The same, and tokens[i] becomes the token that samplers[i] draws after run i, as sl_sampler_sample of its last logits
  * would; samplers[i] NULL: none is drawn, and tokens[i] is left alone, whatever happens. A device that can draw by itself
- * copies the token only, unless the run asks for logits too: then sl_slot_logits is NULL. On error tokens[i] of a run with
- * a sampler is -1 and samplers[i] as it was before, except for a run that a device had finished when a later pass of a
- * long call failed: then it is the token drawn. */
+ * copies the token only, and sl_slot_logits is NULL then, unless the run asks for logits too. On error tokens[i] of a run
+ * with a sampler is -1 and samplers[i] as it was before, except for a run without logits that a device had finished when a
+ * later pass of a long call failed: then it is the token drawn. A sampler is used by one thread at a time; one of several
+ * runs draws for them in an order that depends on the device. SL_E_ARG: a sampler for another n_vocab. */
 SL_API sl_status sl_session_eval_draw(sl_session *session, const sl_run *runs, size_t n_run,
                                       sl_sampler *const *samplers, int32_t *tokens, sl_error *err);
 /* The id of the device that the session runs on ("cuda:0"), owned by the session. */
@@ -199,18 +203,20 @@ SL_API const float *sl_run_logits(const sl_session *session, size_t run, size_t 
 
 /* ---- state: what a sequence has become ---------------------------------------------------------- */
 
-/* Tokens seen so far; sl_slot_tokens gives them (owned by the session, valid until the slot changes). */
+/* Tokens seen so far; sl_slot_tokens gives them (owned by the session, valid until the end of the next call that may change
+ * the slot). A slot that is not there has none: position 0, NULL with 0 tokens, sl_state_bytes 0; its reset does nothing. */
 SL_API uint64_t sl_slot_position(const sl_session *session, size_t slot);
 SL_API const int32_t *sl_slot_tokens(const sl_session *session, size_t slot, size_t *n_token);
-/* Back to the empty sequence. */
+/* Back to the empty sequence. Its memory stays with the slot. */
 SL_API void sl_slot_reset(sl_session *session, size_t slot);
 /* dst becomes a copy of src, without its checkpoints; src stays as it is. */
 SL_API sl_status sl_slot_fork(sl_session *session, size_t src, size_t dst, sl_error *err);
 /* Keeps a checkpoint of the slot as it stands, for sl_slot_rewind; at most 64 per slot, the oldest goes. */
 SL_API sl_status sl_slot_mark(sl_session *session, size_t slot, sl_error *err);
 /* Back to the state after the first n_token tokens: from the nearest checkpoint, the rest computed again;
- * what it was, bit for bit on the CPU. Logits are those after token n_token. On error the slot stands at the checkpoint
- * or where the computation broke off (sl_slot_position). */
+ * what it was, bit for bit on the CPU. Logits are those after token n_token; later checkpoints go. SL_E_ARG, and nothing
+ * has changed: n_token is more than the slot has. On other errors the slot stands at the checkpoint or where the computation
+ * broke off (sl_slot_position). */
 SL_API sl_status sl_slot_rewind(sl_session *session, size_t slot, uint64_t n_token, sl_error *err);
 
 /* A state as bytes: versioned, checksummed, bound to the model and to the session's route_threshold; layout in
@@ -222,7 +228,8 @@ SL_API sl_status sl_state_save(const sl_session *session, size_t slot, void *dat
 /* A damaged, cut, longer or foreign state is refused (SL_E_STATE) and the slot stays as it was. */
 SL_API sl_status sl_state_load(sl_session *session, size_t slot, const void *data, uint64_t n_bytes,
                                sl_error *err);
-/* The same with a file, named in every error about it; saving writes beside it, syncs, and replaces it in one step. */
+/* The same with a file, named in every error about it; saving writes beside it, syncs, and replaces it in one step, with
+ * the permissions of the file that was there. (A process that has a limit for files should ignore SIGXFSZ.) */
 SL_API sl_status sl_state_save_file(const sl_session *session, size_t slot, const char *path, sl_error *err);
 SL_API sl_status sl_state_load_file(sl_session *session, size_t slot, const char *path, sl_error *err);
 

@@ -62,7 +62,9 @@ typedef struct sl_backend {
     void (*close)(sl_device *device);
     /* Room for n_pos positions in the slot's KV stores; contents stay. */
     sl_status (*reserve)(sl_device *device, size_t slot, uint64_t n_pos, sl_error *err);
-    /* Runs the graph and advances the states. KV stores must have been reserved. SL_E_MEMORY: it has not begun. */
+    /* Room for the logits of n tokens of a pass. */
+    sl_status (*reserve_rows)(sl_device *device, size_t n, sl_error *err);
+    /* Runs the graph and advances the states. KV stores and rows must have been reserved. SL_E_MEMORY: it has not begun. */
     sl_status (*execute)(sl_device *device, const sl_batch *batch, sl_error *err);
     sl_status (*reset)(sl_device *device, size_t slot, sl_error *err);
     /* dst gets src's state after n_pos tokens; dst's KV must have been reserved. */

@@ -65,6 +65,15 @@ static sl_status open_memory(sl_device *device, sl_error *err) {
     return sl_alloc((void **)&device->scratch, device->n_thread, device->scratch_bytes, "scratch", err);
 }
 
+/* OpenMP ends the program where a thread does not start, so it is not asked for more than have started once. n: 0: one per
+ * processor, or as many as there can be. */
+static sl_status find_threads(sl_device *device, size_t n, sl_error *err) {
+    const size_t wanted = n ? n : sl_os_processors(), there = 1 + sl_os_start_threads(wanted - 1);
+    device->n_thread = there;
+    if (!n || there == wanted) return SL_OK;
+    return sl_fail(err, SL_E_MEMORY, "n_thread is %zu, but the system starts only %zu threads", wanted, there);
+}
+
 static sl_status cpu_open(const sl_graph *graph, const sl_device_params *params, sl_device **out,
                           sl_error *err) {
     *out = NULL;
@@ -79,10 +88,10 @@ static sl_status cpu_open(const sl_graph *graph, const sl_device_params *params,
     device->kernels = sl_kernels_select(features);
     device->n_slot = params->n_slot;
     device->n_batch = params->n_batch;
-    device->n_thread = params->n_thread ? params->n_thread : sl_os_processors();
     device->few_threads = !params->n_thread;
     device->kv_f16 = params->kv_f16;
-    sl_status status = open_memory(device, err);
+    sl_status status = find_threads(device, params->n_thread, err);
+    if (status == SL_OK) status = open_memory(device, err);
     if (status == SL_OK) *out = device;
     else cpu_close(device);
     return status;
@@ -151,6 +160,11 @@ static sl_status cpu_fill_kv(sl_device *device, size_t slot, uint64_t n_pos, sl_
             at[1] = device->kv_f16 ? 0x1C : low ? 0 : 0x3B;
         }
     return SL_OK;
+}
+
+static sl_status cpu_reserve_rows(sl_device *device, size_t n, sl_error *err) {
+    (void)device, (void)n, (void)err;
+    return SL_OK; /* logits go where the session keeps them */
 }
 
 static size_t cpu_threads(const sl_device *device) { return device->n_thread; }
@@ -288,7 +302,8 @@ static sl_status cpu_profile(sl_device *device, sl_node_time *nodes, sl_error *e
 }
 
 const sl_backend sl_backend_cpu = {
-    .name = "cpu", .open = cpu_open, .close = cpu_close, .reserve = cpu_reserve, .execute = cpu_execute,
+    .name = "cpu", .open = cpu_open, .close = cpu_close, .reserve = cpu_reserve,
+    .reserve_rows = cpu_reserve_rows, .execute = cpu_execute,
     .reset = cpu_reset, .copy = cpu_copy, .read_state = cpu_read_state, .write_state = cpu_write_state,
     .read_kv = cpu_read_kv, .write_kv = cpu_write_kv,
     .fill_kv = cpu_fill_kv, .wait = cpu_wait, .threads = cpu_threads, .note = cpu_note, .counters = cpu_counters,

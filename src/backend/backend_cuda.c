@@ -171,6 +171,11 @@ static sl_status reserve_logits(sl_device *d, size_t n, sl_error *err) {
     return SL_OK;
 }
 
+static sl_status cuda_reserve_rows(sl_device *d, size_t n, sl_error *err) {
+    SL_TRY(check(d, err));
+    return reserve_logits(d, n, err);
+}
+
 static void release_parts(sl_device *d) {
     if (d->stream) cudaStreamSynchronize(d->stream);
     drop_graphs(d);
@@ -519,7 +524,6 @@ static void count_pass(sl_device *d, const sl_batch *b) {
 static sl_status cuda_execute(sl_device *d, const sl_batch *b, sl_error *err) {
     SL_TRY(check(d, err));
     SL_TRY(failed(d, cudaEventSynchronize(d->input_free), "a pass", err));
-    SL_TRY(reserve_logits(d, b->n_out, err));
     write_input(d, b);
     sl_cuda_pass pass = { d, d->graph, b, 0 };
     for (size_t r = 0; r < b->n_run; r++) pass.max_tok = (uint32_t)sl_max(pass.max_tok, b->runs[r].n_tok);
@@ -582,6 +586,7 @@ const sl_backend sl_backend_cuda = {
     .open = cuda_open,
     .close = cuda_close,
     .reserve = cuda_reserve,
+    .reserve_rows = cuda_reserve_rows,
     .execute = cuda_execute,
     .reset = cuda_reset,
     .copy = cuda_copy,

@@ -67,6 +67,7 @@ const void *sl_cuda_weights_find(const sl_cuda_weights *w, const void *host) {
 /* ---- filling ------------------------------------------------------------------------------------ */
 
 /* Matrices of models that exist for measurements only (sl_tensor.random) are made on the device. */
+static bool is_random(const sl_cuda_item *item) { return item->tensor && item->tensor->random > 0; }
 static cudaError_t fill_random(const sl_cuda_item *item, uint8_t *to, sl_act act, cudaStream_t stream) {
     const sl_tensor *t = item->tensor;
     const sl_random_args args = { .w = to,
@@ -99,7 +100,7 @@ static cudaError_t copy_part(const sl_cuda_item *item, uint8_t *to, uint64_t at,
 static cudaError_t fill_item(const sl_cuda_item *item, uint8_t *to, const sl_device_params *params, sl_act act,
                              cudaStream_t stream, uint64_t *done, uint64_t all) {
     const sl_tensor *t = item->tensor;
-    if (t && t->random > 0) return fill_random(item, to, act, stream);
+    if (is_random(item)) return fill_random(item, to, act, stream);
     const uint64_t row = t ? t->row_bytes : 1, piece = row < PIECE ? PIECE / row * row : row;
     for (uint64_t at = 0; at < item->n_bytes; at += piece) {
         uint64_t n = sl_min((size_t)(item->n_bytes - at), (size_t)piece);
@@ -113,12 +114,13 @@ static cudaError_t fill_item(const sl_cuda_item *item, uint8_t *to, const sl_dev
 
 /* On a stream of its own: to wait for the whole device would end what other threads capture at that time. */
 static cudaError_t fill_items(const sl_cuda_weights *w, const sl_device_params *params) {
-    uint64_t done = 0;
+    uint64_t done = 0, all = 0;
     cudaStream_t stream;
     cudaError_t e = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
     if (e != cudaSuccess) return e;
+    for (size_t i = 0; i < w->n_item; i++) all += is_random(&w->items[i]) ? 0 : w->items[i].n_bytes;
     for (size_t i = 0; i < w->n_item && e == cudaSuccess; i++)
-        e = fill_item(&w->items[i], w->data + w->items[i].offset, params, w->act, stream, &done, w->n_bytes);
+        e = fill_item(&w->items[i], w->data + w->items[i].offset, params, w->act, stream, &done, all);
     const cudaError_t waited = cudaStreamSynchronize(stream); /* after a failure too: it may still read the host's memory */
     cudaStreamDestroy(stream);
     return e == cudaSuccess ? waited : e;

@@ -83,6 +83,7 @@ int main(int argc, char **argv) {
     fill_standard_streams();
     signal(SIGINT, leave);
     signal(SIGPIPE, SIG_DFL); /* a closed pipe ends the program quietly, whatever the parent ignored */
+    signal(SIGXFSZ, SIG_IGN); /* a size limit is an error of write(2), not the end of the program */
     int code = run(argc, argv);
     if (!sl_out_flush() && code == SL_EXIT_OK) code = SL_EXIT_FAILED;
     return code;

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -52,7 +51,6 @@ sl_status sl_os_append_open(sl_os_append *file, const char *path, uint64_t found
     file->fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
     if (file->fd < 0) return fail_errno(err, path, "cannot open for writing");
     file->open = true;
-    signal(SIGXFSZ, SIG_IGN); /* a size limit is an error of write(2), not the end of the program */
     sl_status status = prepare(file, path, found, keep, err);
     if (status != SL_OK) sl_os_append_close(file);
     return status;

@@ -6,8 +6,8 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -262,7 +262,6 @@ static sl_status take_temp(sl_os_out *out, sl_error *err) {
 
 sl_status sl_os_out_open(sl_os_out *out, const char *path, sl_error *err) {
     *out = (sl_os_out){ .fd = -1 };
-    signal(SIGXFSZ, SIG_IGN); /* a size limit is an error of write(2), not the end of the program */
     sl_name_buf buf;
     size_t n = strlen(path);
     if (!n || path[n - 1] == '/')
@@ -270,6 +269,9 @@ sl_status sl_os_out_open(sl_os_out *out, const char *path, sl_error *err) {
     sl_status status = resolve(path, &out->path, err);
     if (status == SL_OK) out->fd = open_nameless(out->path);
     if (status == SL_OK && out->fd < 0) status = take_temp(out, err);
+    struct stat old; /* who may read the file that is replaced may read the new one, and nobody else */
+    if (status == SL_OK && !stat(out->path, &old) && fchmod(out->fd, old.st_mode & 0777))
+        status = fail_errno(err, out->path, "cannot give a new file its permissions");
     if (status != SL_OK) sl_os_out_abort(out);
     return status;
 }
@@ -364,6 +366,26 @@ uint64_t sl_os_peak_rss(void) {
     struct rusage usage;
     if (!kib && !getrusage(RUSAGE_SELF, &usage)) kib = (unsigned long long)usage.ru_maxrss;
     return (uint64_t)kib * 1024;
+}
+
+/* Waits until all have been started or one has failed to. */
+static void *wait_for_gate(void *gate) {
+    pthread_mutex_lock(gate);
+    pthread_mutex_unlock(gate);
+    return NULL;
+}
+
+size_t sl_os_start_threads(size_t n) {
+    pthread_t *threads = calloc(n ? n : 1, sizeof *threads);
+    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    size_t started = 0;
+    if (!threads) return 0;
+    pthread_mutex_lock(&gate);
+    while (started < n && !pthread_create(&threads[started], NULL, wait_for_gate, &gate)) started++;
+    pthread_mutex_unlock(&gate);
+    for (size_t i = 0; i < started; i++) pthread_join(threads[i], NULL);
+    free(threads);
+    return started;
 }
 
 size_t sl_os_processors(void) {

@@ -48,6 +48,8 @@ sl_status sl_os_read_file(const char *path, uint64_t max_bytes, char **data, siz
 
 double sl_os_seconds(void);         /* monotonic clock */
 uint64_t sl_os_peak_rss(void);      /* bytes; 0: unknown */
+/* Starts up to n threads (all at once) that do nothing and end; how many did start. */
+size_t sl_os_start_threads(size_t n);
 size_t sl_os_processors(void);      /* usable by this process */
 uint64_t sl_os_memory(void);        /* bytes of main memory; 0: unknown */
 /* A shared library by its name, and a symbol in it; NULL: not there. Libraries stay loaded. */

@@ -84,7 +84,10 @@ static sl_status check(const sl_sampler_params *p, sl_error *err) {
 
 static bool is_greedy(const sl_sampler *s) { return s->params.temperature <= 0 || s->params.top_k == 1; }
 
+size_t sl_sampler_vocabulary(const sl_sampler *s) { return s->n_vocab; }
+
 sl_status sl_sampler_create(const sl_sampler_params *params, size_t n_vocab, sl_sampler **out, sl_error *err) {
+    *out = NULL;
     SL_TRY(check(params, err));
     if (!n_vocab || n_vocab > INT32_MAX)
         return sl_fail(err, SL_E_ARG, "a vocabulary of %zu tokens; expected 1 to %d", n_vocab, INT32_MAX);

@@ -5,6 +5,8 @@
 #include "kernels/draw.h"
 #include "sluice.h"
 
+/* The n_vocab that it was created for. */
+size_t sl_sampler_vocabulary(const sl_sampler *sampler);
 /* Fills *out for the next token and moves the random numbers on as sl_sampler_sample would. False where the settings are
  * not for a device (more than SL_SAMPLE_MAX_K candidates, more than SL_SAMPLE_MAX_WINDOW ids to penalise): then nothing
  * has changed. */

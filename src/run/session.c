@@ -28,6 +28,8 @@ static sl_status check_params(const sl_session_params *p, sl_error *err) {
     if (p->n_thread > 1024) return sl_fail(err, SL_E_ARG, "n_thread is %zu, expected 0 to 1024", p->n_thread);
     if (!isnan(p->route_threshold) && !(p->route_threshold >= 0 && p->route_threshold <= 1))
         return sl_fail(err, SL_E_ARG, "route_threshold is %g, expected 0 to 1", (double)p->route_threshold);
+    if ((unsigned)p->activations > SL_ACTIVATIONS_F16)
+        return sl_fail(err, SL_E_ARG, "activations is %d, expected 0 to %d", (int)p->activations, SL_ACTIVATIONS_F16);
     return SL_OK;
 }
 
@@ -116,33 +118,12 @@ static sl_status check_run(const sl_session *s, const sl_run *runs, size_t i, sl
     if (run->slot >= s->n_slot)
         return sl_fail(err, SL_E_ARG, "run %zu: slot %zu, expected 0 to %zu", i, run->slot, s->n_slot - 1);
     if (!run->n_token) return sl_fail(err, SL_E_ARG, "run %zu has no tokens, expected at least 1", i);
+    if ((unsigned)run->logits > SL_LOGITS_ALL)
+        return sl_fail(err, SL_E_ARG, "run %zu: logits is %d, expected 0 to %d", i, (int)run->logits, SL_LOGITS_ALL);
     for (size_t t = 0; t < run->n_token; t++)
         if (run->tokens[t] < 0 || (size_t)run->tokens[t] >= s->model->n_vocab)
             return sl_fail(err, SL_E_ARG, "run %zu: token %zu is %d, expected 0 to %zu", i, t, run->tokens[t],
                            s->model->n_vocab - 1);
-    return SL_OK;
-}
-
-/* Everything that can fail, before anything changes. */
-static sl_status prepare_runs(sl_session *s, const sl_run *runs, size_t n_run, sl_error *err) {
-    size_t all = 0;
-    if (n_run > s->n_slot) return sl_fail(err, SL_E_ARG, "%zu runs, expected at most %zu (one per slot)", n_run, s->n_slot);
-    for (size_t i = 0; i < s->n_slot; i++) s->run_first[i] = SIZE_MAX; /* first: which run uses the slot */
-    for (size_t i = 0; i < n_run; i++) {
-        SL_TRY(check_run(s, runs, i, err));
-        if (s->run_first[runs[i].slot] != SIZE_MAX)
-            return sl_fail(err, SL_E_ARG, "run %zu: slot %zu is used by another run of the call", i, runs[i].slot);
-        s->run_first[runs[i].slot] = i;
-        if (runs[i].logits == SL_LOGITS_ALL) all += runs[i].n_token;
-    }
-    if (all > s->n_batch)
-        return sl_fail(err, SL_E_ARG, "logits of %zu tokens, expected at most n_batch (%zu)", all, s->n_batch);
-    for (size_t i = 0; i < n_run; i++) {
-        sl_slot *slot = &s->slots[runs[i].slot];
-        if (!sl_grow((void **)&slot->tokens, &slot->cap_token, slot->n_token + runs[i].n_token, sizeof *slot->tokens))
-            return sl_fail(err, SL_E_MEMORY, "out of memory for %zu tokens", slot->n_token + runs[i].n_token);
-        SL_TRY(s->backend->reserve(s->device, runs[i].slot, position(slot) + runs[i].n_token, err));
-    }
     return SL_OK;
 }
 
@@ -155,6 +136,61 @@ typedef struct call {
 } call;
 
 static sl_sampler *sampler_of(const call *c, size_t i) { return c->samplers ? c->samplers[i] : NULL; }
+
+static sl_status check_sampler(const sl_session *s, const call *c, size_t i, sl_error *err) {
+    const size_t n = sampler_of(c, i) ? sl_sampler_vocabulary(sampler_of(c, i)) : s->model->n_vocab;
+    if (n == s->model->n_vocab) return SL_OK;
+    return sl_fail(err, SL_E_ARG, "run %zu: its sampler is for %zu tokens, expected %zu", i, n, s->model->n_vocab);
+}
+
+/* The old place stays until the call ends. */
+static sl_status reserve_tokens(sl_slot *slot, size_t n, sl_error *err) {
+    int32_t *grown = NULL;
+    size_t cap = 0;
+    if (n <= slot->cap_token) return SL_OK;
+    if (!sl_grow((void **)&grown, &cap, n, sizeof *grown))
+        return sl_fail(err, SL_E_MEMORY, "out of memory for %zu tokens", n);
+    if (slot->n_token) memcpy(grown, slot->tokens, slot->n_token * sizeof *grown);
+    slot->replaced = slot->tokens;
+    slot->tokens = grown;
+    slot->cap_token = cap;
+    return SL_OK;
+}
+
+static void release_replaced(sl_session *s, const sl_run *runs, size_t n_run) {
+    for (size_t i = 0; i < n_run; i++) {
+        if (runs[i].slot >= s->n_slot) continue;
+        free(s->slots[runs[i].slot].replaced);
+        s->slots[runs[i].slot].replaced = NULL;
+    }
+}
+
+/* Everything that can fail, before anything changes. */
+static sl_status prepare_runs(sl_session *s, const call *c, sl_error *err) {
+    const sl_run *runs = c->runs;
+    const size_t n_run = c->n_run;
+    size_t all = 0, last = 0;
+    if (n_run > s->n_slot) return sl_fail(err, SL_E_ARG, "%zu runs, expected at most %zu (one per slot)", n_run, s->n_slot);
+    for (size_t i = 0; i < s->n_slot; i++) s->run_first[i] = SIZE_MAX; /* first: which run uses the slot */
+    for (size_t i = 0; i < n_run; i++) {
+        SL_TRY(check_run(s, runs, i, err));
+        SL_TRY(check_sampler(s, c, i, err));
+        if (s->run_first[runs[i].slot] != SIZE_MAX)
+            return sl_fail(err, SL_E_ARG, "run %zu: slot %zu is used by another run of the call", i, runs[i].slot);
+        s->run_first[runs[i].slot] = i;
+        if (runs[i].logits == SL_LOGITS_ALL) all += runs[i].n_token;
+        else last += runs[i].logits == SL_LOGITS_LAST || sampler_of(c, i);
+    }
+    if (all > s->n_batch)
+        return sl_fail(err, SL_E_ARG, "logits of %zu tokens, expected at most n_batch (%zu)", all, s->n_batch);
+    for (size_t i = 0; i < n_run; i++) {
+        sl_slot *slot = &s->slots[runs[i].slot];
+        SL_TRY(reserve_tokens(slot, slot->n_token + runs[i].n_token, err));
+        SL_TRY(s->backend->reserve(s->device, runs[i].slot, position(slot) + runs[i].n_token, err));
+    }
+    if (all) SL_TRY(reserve_run_logits(s, err));
+    return s->backend->reserve_rows(s->device, sl_min(all + last, s->n_batch), err);
+}
 
 /* Where the logits of token t of run i go, or NULL. */
 static float *logits_place(const sl_session *s, const call *c, size_t i, size_t t) {
@@ -235,23 +271,28 @@ static void finish_run(sl_session *s, const call *c, size_t i) {
     if (sampler && !drawn) c->tokens[i] = sl_sampler_sample(sampler, slot->logits);
 }
 
+static sl_status evaluate(sl_session *s, const call *c, sl_error *err) {
+    SL_TRY(prepare_runs(s, c, err));
+    size_t all = 0;
+    for (size_t i = 0; i < c->n_run; i++) { /* from here on: the first row of each run's logits */
+        s->run_first[i] = c->runs[i].logits == SL_LOGITS_ALL ? all : SIZE_MAX;
+        all += c->runs[i].logits == SL_LOGITS_ALL ? c->runs[i].n_token : 0;
+    }
+    SL_TRY(run_passes(s, c, err));
+    s->n_run = c->n_run;
+    for (size_t i = 0; i < c->n_run; i++) finish_run(s, c, i);
+    return SL_OK;
+}
+
 sl_status sl_session_eval_draw(sl_session *s, const sl_run *runs, size_t n_run, sl_sampler *const *samplers,
                                int32_t *tokens, sl_error *err) {
     const call c = { runs, n_run, samplers, tokens };
     for (size_t i = 0; i < n_run; i++)
         if (sampler_of(&c, i)) tokens[i] = -1;
     s->n_run = 0; /* prepare_runs writes over what the last call's logits are found by */
-    SL_TRY(prepare_runs(s, runs, n_run, err));
-    size_t all = 0;
-    for (size_t i = 0; i < n_run; i++) { /* from here on: the first row of each run's logits */
-        s->run_first[i] = runs[i].logits == SL_LOGITS_ALL ? all : SIZE_MAX;
-        all += runs[i].logits == SL_LOGITS_ALL ? runs[i].n_token : 0;
-    }
-    if (all) SL_TRY(reserve_run_logits(s, err));
-    SL_TRY(run_passes(s, &c, err));
-    s->n_run = n_run;
-    for (size_t i = 0; i < n_run; i++) finish_run(s, &c, i);
-    return SL_OK;
+    const sl_status status = evaluate(s, &c, err);
+    release_replaced(s, runs, n_run);
+    return status;
 }
 
 sl_status sl_session_eval(sl_session *s, const sl_run *runs, size_t n_run, sl_error *err) {
@@ -278,11 +319,12 @@ const float *sl_run_logits(const sl_session *s, size_t run, size_t t) {
 uint64_t sl_slot_position(const sl_session *s, size_t slot) { return slot < s->n_slot ? position(&s->slots[slot]) : 0; }
 
 const int32_t *sl_slot_tokens(const sl_session *s, size_t slot, size_t *n_token) {
-    *n_token = s->slots[slot].n_token;
-    return s->slots[slot].tokens;
+    *n_token = slot < s->n_slot ? s->slots[slot].n_token : 0;
+    return slot < s->n_slot ? s->slots[slot].tokens : NULL;
 }
 
 void sl_slot_reset(sl_session *s, size_t slot) {
+    if (slot >= s->n_slot) return;
     sl_slot *p = &s->slots[slot];
     s->backend->reset(s->device, slot, NULL); /* a device that fails here fails again in the next pass */
     drop_marks(p, 0);
@@ -354,7 +396,11 @@ sl_status sl_slot_rewind(sl_session *s, size_t slot, uint64_t n_token, sl_error 
                        p->skipped ? 0 : p->n_token);
     if (n_token == p->n_token && (p->has_logits || !n_token)) return SL_OK;
     const sl_mark *mark = mark_before(p, n_token);
-    size_t from = mark ? (size_t)mark->position : !n_state && n_token ? (size_t)n_token - 1 : 0;
+    size_t from = mark ? (size_t)mark->position : 0;
+    if (!n_state && n_token > from + 1) { /* all that was is in the KV store: only the logits are computed again */
+        mark = NULL;
+        from = (size_t)n_token - 1;
+    }
     if (mark) {
         SL_TRY(s->backend->write_state(s->device, slot, mark->state, err));
         memcpy(p->logits, mark->state + n_state, s->model->n_vocab * sizeof(float));

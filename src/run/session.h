@@ -17,6 +17,7 @@ typedef struct sl_mark {
 typedef struct sl_slot {
     int32_t *tokens; /* [n_token] all it has seen */
     size_t n_token, cap_token;
+    int32_t *replaced; /* where tokens were before this call: its runs may point there */
     float *logits;   /* [n_vocab], borrowed from the session's block */
     bool has_logits;
     sl_mark marks[SL_MAX_MARK]; /* by increasing position */

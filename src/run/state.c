@@ -31,7 +31,7 @@ _Static_assert(sizeof(state_header) == 72, "the header has no padding");
 static uint32_t tau_bits(float tau) {
     uint32_t bits;
     memcpy(&bits, &tau, sizeof bits);
-    return isnan(tau) ? UINT32_MAX : bits;
+    return isnan(tau) ? UINT32_MAX : tau == 0 ? 0 : bits; /* of both zeros the same */
 }
 
 /* The header of a state with n_token tokens; false: its size does not fit. */
@@ -61,6 +61,7 @@ uint64_t sl_state_checksum(const void *data, uint64_t n_bytes) {
 
 uint64_t sl_state_bytes(const sl_session *s, size_t slot) {
     state_header h;
+    if (slot >= s->n_slot) return 0;
     const sl_slot *p = &s->slots[slot];
     return make_header(s, p->n_token, p->has_logits, &h) ? h.total_bytes : 0;
 }
@@ -196,8 +197,9 @@ sl_status sl_state_load_file(sl_session *s, size_t slot, const char *path, sl_er
     sl_os_map map;
     sl_error why;
     sl_name_buf name;
-    SL_TRY(sl_os_map_file(&map, path, err));
-    sl_status status = sl_state_load(s, slot, map.data, map.size, &why);
+    sl_status status = sl_os_map_file(&map, path, &why);
+    if (status != SL_OK) return sl_fail(err, status == SL_E_FORMAT ? SL_E_STATE : status, "%s", why.text); /* empty */
+    status = sl_state_load(s, slot, map.data, map.size, &why);
     sl_os_unmap(&map);
     return status == SL_OK ? SL_OK : sl_fail(err, status, "%s: %s", sl_os_path_name(path, &name), why.text);
 }

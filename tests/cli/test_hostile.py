@@ -97,6 +97,15 @@ class Hostile(Files):
             if result.returncode:
                 self.assert_error(result, 1, "out of memory")
 
+    @unittest.skipIf(SANITIZED, "sanitizers take address space themselves")
+    def test_more_threads_than_start(self):
+        def little():
+            resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+        sound = self.folder / "sound.slu"
+        sluice("convert", small_folder(), sound, check=0)
+        run = sluice("generate", "-m", sound, "-n", "1", "-p", "a", "-t", "1024", preexec_fn=little)
+        self.assert_error(run, 1, "n_thread is 1024, but the system starts only ")
+
     def test_large_metadata(self):
         """Up to the limits of docs/format.md."""
         sound, path = self.folder / "sound.slu", self.folder / "large.slu"

@@ -734,6 +734,31 @@ static void test_automatic_choice(void **state) {
 }
 
 /* Sessions of one model share its weights on the device; the last one frees them. */
+/* Of the last call. */
+static void note_progress(void *arg, uint64_t done, uint64_t all) {
+    uint64_t *last = arg;
+    assert_true(done > last[0] && done <= all);
+    last[0] = done, last[1] = all;
+}
+
+static void test_progress_comes_to_its_end(void **state) {
+    (void)state;
+    for (int type = 0; type < SL_N_TYPE; type++) {
+        sl_model *model = make_model(MADE_BRIDGE, (sl_type)type, 1);
+        sl_session_params p = sl_session_params_default();
+        sl_session *s;
+        sl_error err;
+        uint64_t last[2] = { 0 };
+        p.device = "cuda";
+        p.progress = note_progress;
+        p.progress_arg = last;
+        must(sl_session_create(model, &p, &s, &err), &err);
+        assert_true(last[0] == last[1] && last[0] > 1000);
+        sl_session_destroy(s);
+        sl_model_close(model);
+    }
+}
+
 static void test_shared_weights(void **state) {
     (void)state;
     int32_t tokens[10];
@@ -871,6 +896,7 @@ static int set_limit(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_devices), cmocka_unit_test(test_automatic_choice), cmocka_unit_test(test_shared_weights),
+        cmocka_unit_test(test_progress_comes_to_its_end),
         cmocka_unit_test(test_two_kinds_of_activations), cmocka_unit_test(test_little_shared_memory),
         cmocka_unit_test(test_ragged_batches),
         cmocka_unit_test(test_deep_rows_are_counted), cmocka_unit_test(test_cobatched_equals_solo),

@@ -148,6 +148,29 @@ static void test_name_taken_meanwhile(void **state) {
     assert_int_equal(unlink("a"), 0);
 }
 
+/* A file that takes another's place takes its permissions. */
+static void test_permissions_stay(void **state) {
+    (void)state;
+    struct stat now;
+    for (int i = 0; i < 2; i++) {
+        only_names = i;
+        write_text("a", "first", true);
+        assert_int_equal(chmod("a", 0600), 0);
+        write_text("a", "second", true);
+        assert_int_equal(stat("a", &now), 0);
+        assert_int_equal(now.st_mode & 0777, 0600);
+        expect_text("a", "second");
+        assert_int_equal(unlink("a"), 0);
+    }
+    only_names = false;
+}
+
+static void test_threads_start(void **state) {
+    (void)state;
+    assert_int_equal(sl_os_start_threads(0), 0);
+    assert_int_equal(sl_os_start_threads(20), 20);
+}
+
 /* Where the name became a folder the commit fails, says so, and leaves nothing else. */
 static void test_commit_fails(void **state) {
     (void)state;
@@ -206,8 +229,9 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_nameless, enter, leave),
         cmocka_unit_test_setup_teardown(test_named, enter, leave),
         cmocka_unit_test_setup_teardown(test_name_taken_meanwhile, enter, leave),
+        cmocka_unit_test_setup_teardown(test_permissions_stay, enter, leave),
         cmocka_unit_test_setup_teardown(test_commit_fails, enter, leave),
-        cmocka_unit_test(test_unreserved_pages),
+        cmocka_unit_test(test_unreserved_pages), cmocka_unit_test(test_threads_start),
         cmocka_unit_test(test_features),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,10 +1,12 @@
 /* A sequence is what its tokens made of it: the same bits solo and co-batched, with 1 and 2 threads, however its
  * tokens are cut, and through save, load, fork, mark and rewind; in every architecture and element type. */
+#define _POSIX_C_SOURCE 200809L
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -264,7 +266,8 @@ static void test_bad_arguments(void **state) {
     const int32_t good[] = { 1, 2, 3, 4, 5 }, bad[] = { N_VOCAB }, negative[] = { -1 };
     const sl_run twice[] = { { 0, good, 1, SL_LOGITS_LAST }, { 0, good, 1, SL_LOGITS_LAST } };
     const sl_run runs[] = { { 2, good, 1, SL_LOGITS_LAST }, { 0, good, 0, SL_LOGITS_LAST }, { 0, bad, 1, SL_LOGITS_LAST },
-                            { 0, negative, 1, SL_LOGITS_LAST }, { 0, good, 5, SL_LOGITS_ALL } };
+                            { 0, negative, 1, SL_LOGITS_LAST }, { 0, good, 5, SL_LOGITS_ALL },
+                            { 0, good, 1, (sl_logits_rows)3 }, { 0, good, 1, (sl_logits_rows)-1 } };
     for (size_t i = 0; i < sizeof runs / sizeof runs[0]; i++)
         assert_int_equal(sl_session_eval(s, &runs[i], 1, &err), SL_E_ARG);
     assert_int_equal(sl_session_eval(s, twice, 2, &err), SL_E_ARG);
@@ -276,7 +279,17 @@ static void test_bad_arguments(void **state) {
     assert_int_equal(drawn[0], -1);
     assert_int_equal(drawn[1], -7);
     sl_sampler_destroy(samplers[0]);
+    for (size_t n = N_VOCAB - 1; n < N_VOCAB + 2; n += 2) { /* a sampler for another vocabulary */
+        must(sl_sampler_create(&sampling, n, &samplers[0], &err), &err);
+        assert_int_equal(sl_session_eval_draw(s, twice, 1, samplers, drawn, &err), SL_E_ARG);
+        sl_sampler_destroy(samplers[0]);
+    }
     assert_int_equal(sl_slot_position(s, 0), 0);
+    size_t n_token = 7; /* a slot that is not there */
+    assert_null(sl_slot_tokens(s, 2, &n_token));
+    assert_int_equal(n_token + sl_state_bytes(s, 2) + sl_slot_position(s, 2), 0);
+    assert_null(sl_slot_logits(s, 2));
+    sl_slot_reset(s, 2);
     sl_session_params p = sl_session_params_default();
     sl_session *none;
     p.route_threshold = 1.5f;
@@ -284,7 +297,92 @@ static void test_bad_arguments(void **state) {
     p.route_threshold = 0.5f;
     p.n_slot = 0;
     assert_int_equal(sl_session_create(model, &p, &none, &err), SL_E_ARG);
+    p.n_slot = 1;
+    p.activations = (sl_activations)3;
+    assert_int_equal(sl_session_create(model, &p, &none, &err), SL_E_ARG);
     sl_session_destroy(s);
+    sl_model_close(model);
+}
+
+/* Tokens may be what a slot has seen, also of slots whose memory the call itself moves. */
+static void test_tokens_of_a_slot(void **state) {
+    (void)state;
+    enum { N = 16 }; /* what a slot has room for at first */
+    sl_model *model = make_model(MADE_BRIDGE, SL_F32, 1);
+    int32_t tokens[N];
+    size_t n;
+    sl_error err;
+    sequence(tokens, N, 4);
+    sl_session *s = session_of(model, 2, 64, 1), *kept = session_of(model, 2, 64, 1);
+    for (size_t i = 0; i < 2; i++) eval(s, i, tokens, N), eval(kept, i, tokens, N);
+    const int32_t *seen = sl_slot_tokens(s, 0, &n);
+    const sl_run runs[] = { { 0, seen, n, SL_LOGITS_LAST }, { 1, seen, n, SL_LOGITS_LAST } };
+    assert_int_equal(n, N);
+    must(sl_session_eval(s, runs, 2, &err), &err);
+    for (size_t i = 0; i < 2; i++) {
+        eval(kept, i, tokens, N);
+        same_logits(s, i, kept, i);
+        assert_memory_equal(sl_slot_tokens(s, i, &n) + N, tokens, sizeof tokens);
+    }
+    sl_session_destroy(s);
+    sl_session_destroy(kept);
+    sl_model_close(model);
+}
+
+/* Where everything is in the KV store, a checkpoint far back makes a rewind no longer. */
+static void test_rewind_without_state(void **state) {
+    (void)state;
+    sl_model *model = make_model(MADE_LLAMA, SL_F32, 1);
+    int32_t tokens[N_TOKEN];
+    sl_error err;
+    sequence(tokens, N_TOKEN, 4);
+    sl_session *s = session_of(model, 1, 1, 1), *kept = session_of(model, 1, 16, 1); /* a pass for each token */
+    eval(s, 0, tokens, 5);
+    must(sl_slot_mark(s, 0, &err), &err);
+    eval(s, 0, tokens + 5, N_TOKEN - 5);
+    eval(kept, 0, tokens, N_TOKEN - 10);
+    const uint64_t before = sl_session_counters(s)->passes;
+    must(sl_slot_rewind(s, 0, N_TOKEN - 10, &err), &err);
+    assert_int_equal(sl_session_counters(s)->passes - before, 1);
+    same_logits(s, 0, kept, 0);
+    must(sl_slot_rewind(s, 0, 5, &err), &err);
+    sl_slot_reset(kept, 0);
+    eval(kept, 0, tokens, 5);
+    same_logits(s, 0, kept, 0);
+    sl_session_destroy(s);
+    sl_session_destroy(kept);
+    sl_model_close(model);
+}
+
+/* Both zeros are the same threshold, and an empty file is no state. */
+static void test_states_of_a_threshold(void **state) {
+    (void)state;
+    sl_model *model = make_model(MADE_BRIDGE, SL_F32, 1);
+    sl_session_params p = sl_session_params_default();
+    sl_session *s, *other;
+    sl_error err;
+    const int32_t token = 5;
+    uint8_t blob[1 << 16];
+    model->fingerprint = 1; /* made models have none of their own */
+    p.route_threshold = 0.0f;
+    must(sl_session_create(model, &p, &s, &err), &err);
+    p.route_threshold = -0.0f;
+    must(sl_session_create(model, &p, &other, &err), &err);
+    eval(s, 0, &token, 1);
+    const uint64_t n = sl_state_bytes(s, 0);
+    assert_true(n <= sizeof blob);
+    must(sl_state_save(s, 0, blob, n, &err), &err);
+    must(sl_state_load(other, 0, blob, n, &err), &err);
+    same_logits(s, 0, other, 0);
+    char empty[] = "/tmp/sluice-empty-XXXXXX";
+    const int fd = mkstemp(empty);
+    assert_true(fd >= 0);
+    close(fd);
+    assert_int_equal(sl_state_load_file(s, 0, empty, &err), SL_E_STATE);
+    assert_non_null(strstr(err.text, " is empty"));
+    unlink(empty);
+    sl_session_destroy(s);
+    sl_session_destroy(other);
     sl_model_close(model);
 }
 
@@ -319,7 +417,8 @@ int main(void) {
         cmocka_unit_test(test_logits_of_all_tokens), cmocka_unit_test(test_logits_after_a_refusal),
         cmocka_unit_test(test_save_load_fork),
         cmocka_unit_test(test_rewind), cmocka_unit_test(test_hostile_states), cmocka_unit_test(test_bad_arguments),
-        cmocka_unit_test(test_light_tokens_skip_weights),
+        cmocka_unit_test(test_light_tokens_skip_weights), cmocka_unit_test(test_tokens_of_a_slot),
+        cmocka_unit_test(test_rewind_without_state), cmocka_unit_test(test_states_of_a_threshold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
