@@ -176,7 +176,8 @@ typedef struct sl_run {
  * the CPU, to rounding on a CUDA device, which computes passes of many rows by other kernels (docs/cuda.md).
  * On error no slot has advanced, except where a device fails between the passes of a long call: then its slots stand
  * after the last whole pass (sl_slot_position). After SL_E_DEVICE all that goes to the device fails, what slots hold is
- * not defined, and the session is only to be destroyed. tokens may lie in what sl_slot_tokens gave. Runs with SL_LOGITS_ALL may have n_batch tokens together. */
+ * not defined, and the session is only to be destroyed. tokens may lie in what sl_slot_tokens gave. Runs with
+ * SL_LOGITS_ALL may have n_batch tokens together. */
 SL_API sl_status sl_session_eval(sl_session *session, const sl_run *runs, size_t n_run, sl_error *err);
 
 typedef struct sl_sampler sl_sampler;

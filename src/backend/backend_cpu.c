@@ -65,13 +65,16 @@ static sl_status open_memory(sl_device *device, sl_error *err) {
     return sl_alloc((void **)&device->scratch, device->n_thread, device->scratch_bytes, "scratch", err);
 }
 
-/* OpenMP ends the program where a thread does not start, so it is not asked for more than have started once. n: 0: one per
- * processor, or as many as there can be. */
+/* OpenMP ends the program where a thread does not start, so it is not asked for more than have started once; for a session
+ * like those before it nothing is tried (127 threads take some 7 ms on two processors). n: 0: one per processor, or as many
+ * as there can be. */
 static sl_status find_threads(sl_device *device, size_t n, sl_error *err) {
-    const size_t wanted = n ? n : sl_os_processors(), there = 1 + sl_os_start_threads(wanted - 1);
-    device->n_thread = there;
-    if (!n || there == wanted) return SL_OK;
-    return sl_fail(err, SL_E_MEMORY, "n_thread is %zu, but the system starts only %zu threads", wanted, there);
+    static atomic_size_t most = 1; /* that have been there at once */
+    const size_t wanted = n ? n : sl_os_processors();
+    device->n_thread = wanted <= atomic_load(&most) ? wanted : 1 + sl_os_start_threads(wanted - 1);
+    if (device->n_thread > atomic_load(&most)) atomic_store(&most, device->n_thread);
+    if (!n || device->n_thread == wanted) return SL_OK;
+    return sl_fail(err, SL_E_MEMORY, "n_thread is %zu, but the system starts only %zu threads", wanted, device->n_thread);
 }
 
 static sl_status cpu_open(const sl_graph *graph, const sl_device_params *params, sl_device **out,

@@ -260,6 +260,13 @@ static sl_status take_temp(sl_os_out *out, sl_error *err) {
     return fail_errno(err, out->path, "cannot create a file beside it");
 }
 
+/* Where it has them already nothing is set: not every file system would let it. */
+static sl_status take_mode(sl_os_out *out, mode_t mode, sl_error *err) {
+    struct stat now;
+    if (!fstat(out->fd, &now) && ((now.st_mode & 0777) == mode || !fchmod(out->fd, mode))) return SL_OK;
+    return fail_errno(err, out->path, "cannot give a new file its permissions");
+}
+
 sl_status sl_os_out_open(sl_os_out *out, const char *path, sl_error *err) {
     *out = (sl_os_out){ .fd = -1 };
     sl_name_buf buf;
@@ -270,8 +277,7 @@ sl_status sl_os_out_open(sl_os_out *out, const char *path, sl_error *err) {
     if (status == SL_OK) out->fd = open_nameless(out->path);
     if (status == SL_OK && out->fd < 0) status = take_temp(out, err);
     struct stat old; /* who may read the file that is replaced may read the new one, and nobody else */
-    if (status == SL_OK && !stat(out->path, &old) && fchmod(out->fd, old.st_mode & 0777))
-        status = fail_errno(err, out->path, "cannot give a new file its permissions");
+    if (status == SL_OK && !stat(out->path, &old)) status = take_mode(out, old.st_mode & 0777, err);
     if (status != SL_OK) sl_os_out_abort(out);
     return status;
 }

@@ -733,7 +733,6 @@ static void test_automatic_choice(void **state) {
     sl_model_close(model);
 }
 
-/* Sessions of one model share its weights on the device; the last one frees them. */
 /* Of the last call. */
 static void note_progress(void *arg, uint64_t done, uint64_t all) {
     uint64_t *last = arg;
@@ -759,6 +758,7 @@ static void test_progress_comes_to_its_end(void **state) {
     }
 }
 
+/* Sessions of one model share its weights on the device; the last one frees them. */
 static void test_shared_weights(void **state) {
     (void)state;
     int32_t tokens[10];
@@ -901,7 +901,8 @@ int main(void) {
         cmocka_unit_test(test_ragged_batches),
         cmocka_unit_test(test_deep_rows_are_counted), cmocka_unit_test(test_cobatched_equals_solo),
         cmocka_unit_test(test_batch_invariant), cmocka_unit_test(test_sessions_on_two_threads),
-        cmocka_unit_test(test_replay_equals_launches), cmocka_unit_test(test_capture_is_tried_again), cmocka_unit_test(test_states_move_between_devices),
+        cmocka_unit_test(test_replay_equals_launches), cmocka_unit_test(test_capture_is_tried_again),
+        cmocka_unit_test(test_states_move_between_devices),
         cmocka_unit_test(test_fork_mark_rewind_reset), cmocka_unit_test(test_stores_grow_under_a_captured_pass),
         cmocka_unit_test(test_damaged_states), cmocka_unit_test(test_f16_does_not_drift),
         cmocka_unit_test(test_long_prompts_in_f16),
